@@ -1,0 +1,115 @@
+package cell
+
+import (
+	"net/netip"
+	"slices"
+	"strconv"
+	"time"
+)
+
+// Trust chooses the default grants of a new peer.
+type Trust string
+
+const (
+	TrustOwner  Trust = "owner"  // every service
+	TrustFamily Trust = "family" // every service that is not for admins
+	TrustGuest  Trust = "guest"  // nothing but the internet
+)
+
+// Destinations says which traffic a client sends into the tunnel. It is what
+// the client is told, not what the cell enforces: grants do that.
+type Destinations string
+
+const (
+	FullTunnel  Destinations = "full"  // 0.0.0.0/0 and ::/0
+	SplitTunnel Destinations = "split" // the cell's own prefixes and granted ones
+)
+
+// GrantAll in a list of granted services stands for every service.
+const GrantAll = "*"
+
+// Peer is a device that may join the tunnel.
+type Peer struct {
+	// Name is a label, unique among peers; the device is <name>.peers.<domain>.
+	Name      string `json:"name"`
+	PublicKey Key    `json:"public_key"`
+	// PresharedKey is optional and on by default (WireGuard's post-quantum hedge).
+	PresharedKey SecretRef `json:"preshared_key"`
+	// Address4 and Address6 are allocated once and kept for life.
+	Address4     netip.Addr   `json:"address4"`
+	Address6     netip.Addr   `json:"address6"`
+	Destinations Destinations `json:"destinations"`
+	// Keepalive in seconds, 0 (off) to 65535; default 25.
+	Keepalive uint16 `json:"keepalive"`
+	// Exit is the id of an exit, or "direct"; empty means direct.
+	Exit string `json:"exit"`
+	// Expires is when the peer stops being let in; nil means never.
+	Expires *time.Time `json:"expires"`
+	Enabled bool       `json:"enabled"`
+	Note    string     `json:"note"`
+	// Owner is the user whose device this is; empty means nobody in particular.
+	Owner string `json:"owner"`
+	Trust Trust  `json:"trust"`
+	// Services are the ids of services this peer may reach; "*" is all.
+	Services []string `json:"services"`
+	// Peers are names of peers this peer may open connections to.
+	Peers []string `json:"peers"`
+	// LAN lists names of networks (Network.LAN) this peer may reach.
+	LAN     []string  `json:"lan"`
+	Created time.Time `json:"created"`
+}
+
+// Granted reports whether the peer may reach the service. Services open to all
+// peers need no grant; services for admins are granted by name only.
+func (p *Peer) Granted(s *Service) bool {
+	switch s.Access {
+	case AccessPeers, AccessInternet:
+		return true
+	case AccessAdmin:
+		return slices.Contains(p.Services, s.ID)
+	}
+	return slices.Contains(p.Services, s.ID) || slices.Contains(p.Services, GrantAll)
+}
+
+// Active reports whether the peer is let in: enabled and not among the expired
+// ones, which are learned (a pure function has no clock).
+func (p *Peer) Active(f *Facts) bool {
+	return p.Enabled && !slices.Contains(f.Expired, p.Name)
+}
+
+func (p *Peer) validate(v *validation, s *State) {
+	v.key("public_key", p.PublicKey)
+	if p.PublicKey != "" && p.PublicKey == s.Network.Tunnel.PublicKey {
+		v.add("public_key", "this is the cell's own key; a peer needs a key pair of its own")
+	}
+	v.hostIn("address4", p.Address4, s.Network.Tunnel.Prefix4, s.Network.Tunnel.Gateway4())
+	v.hostIn("address6", p.Address6, s.Network.Tunnel.Prefix6, s.Network.Tunnel.Gateway6())
+	if p.Destinations != FullTunnel && p.Destinations != SplitTunnel {
+		v.add("destinations", "must be full or split")
+	}
+	v.exitRef("exit", p.Exit, s)
+	if p.Trust != TrustOwner && p.Trust != TrustFamily && p.Trust != TrustGuest {
+		v.add("trust", "must be owner, family or guest")
+	}
+	if len(p.Note) > 500 {
+		v.add("note", "a note has at most 500 bytes")
+	}
+	if p.Owner != "" && s.User(p.Owner) == nil {
+		v.add("owner", "there is no user %q", p.Owner)
+	}
+	for i, id := range p.Services {
+		if id != GrantAll && s.Service(id) == nil {
+			v.add("services/"+strconv.Itoa(i), "there is no service %q", id)
+		}
+	}
+	for i, name := range p.Peers {
+		if name == p.Name || s.Peer(name) == nil {
+			v.add("peers/"+strconv.Itoa(i), "there is no other peer %q", name)
+		}
+	}
+	for i, name := range p.LAN {
+		if !slices.ContainsFunc(s.Network.LAN, func(l LAN) bool { return l.Name == name }) {
+			v.add("lan/"+strconv.Itoa(i), "there is no network %q in /network/lan", name)
+		}
+	}
+}
