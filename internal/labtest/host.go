@@ -8,7 +8,6 @@ import (
 	"fmt"
 	"os"
 	"os/exec"
-	"path/filepath"
 	"strconv"
 	"strings"
 	"testing"
@@ -18,15 +17,14 @@ import (
 )
 
 // Host is one machine of the household: a network namespace and a mount
-// namespace in which /etc is a copy and /run is empty, so that wg-quick,
+// namespace in which changes to /etc stay and /run is empty, so that wg-quick,
 // resolvconf and sockets of several hosts never meet.
 type Host struct {
 	Name string
 
 	t    testing.TB
 	ns   *netnstest.NS
-	dir  string // on the machine running the tests
-	init int    // process id of the process that keeps the mount namespace
+	init int // process id of the process that keeps the mount namespace
 }
 
 // prepare makes the mount namespace's own folders and then only waits. The
@@ -34,30 +32,20 @@ type Host struct {
 const prepare = `
 set -e
 mount --make-rprivate /
-mount --bind "$1/etc" /etc
+mount -t tmpfs etc "$1"
+mkdir "$1/upper" "$1/work"
+mount -t overlay -o "lowerdir=/etc,upperdir=$1/upper,workdir=$1/work" etc /etc
 mount -t tmpfs -o mode=755 run /run
-mkdir -p /run/lock /run/wireguard /run/resolvconf /run/resolvconf/interface
-exec 3>&-
+mkdir -p /run/lock /run/wireguard
 echo ready
 exec sleep infinity`
 
 func newHost(t testing.TB, dir, name string, resolvers []string) *Host {
 	t.Helper()
-	h := &Host{Name: name, t: t, ns: netnstest.New(t, name), dir: dir}
+	h := &Host{Name: name, t: t, ns: netnstest.New(t, name)}
 	if err := os.MkdirAll(dir, 0o755); err != nil {
 		t.Fatal(err)
 	}
-	if out, err := exec.Command("cp", "-a", "/etc", filepath.Join(dir, "etc")).CombinedOutput(); err != nil {
-		t.Fatalf("copying /etc: %v\n%s", err, out)
-	}
-	h.WriteFile("/etc/hosts", "127.0.0.1 localhost "+name+"\n::1 localhost\n")
-	resolv := ""
-	for _, r := range resolvers {
-		resolv += "nameserver " + r + "\n"
-	}
-	h.WriteFile("/etc/resolv.conf", resolv)
-	// openresolv keeps what the host started with beside what wg-quick adds.
-	h.WriteFile("/etc/resolvconf.conf", "resolv_conf=/etc/resolv.conf\n")
 	c := h.ns.Command("sh", "-c", prepare, "prepare", dir)
 	out, err := c.StdoutPipe()
 	if err != nil {
@@ -72,24 +60,25 @@ func newHost(t testing.TB, dir, name string, resolvers []string) *Host {
 		t.Fatalf("preparing the host %s: %q, %v", name, line, err)
 	}
 	h.init = c.Process.Pid // `ip netns exec` and sh both exec
+	h.WriteFile("/etc/hosts", "127.0.0.1 localhost "+name+"\n::1 localhost\n")
+	resolv := ""
+	for _, r := range resolvers {
+		resolv += "nameserver " + r + "\n"
+	}
+	h.WriteFile("/etc/resolv.conf", resolv)
+	h.WriteFile("/etc/resolvconf.conf", "resolv_conf=/etc/resolv.conf\n")
 	return h
 }
 
-// WriteFile writes a file of the host's own /etc. Call it for other folders
-// inside the host with Exec.
+// WriteFile writes a file as the host sees it; other hosts do not see what it
+// writes to /etc and /run.
 func (h *Host) WriteFile(name, text string) {
 	h.t.Helper()
-	rel, ok := strings.CutPrefix(name, "/etc/")
-	if !ok {
-		h.t.Fatalf("%s is not in /etc", name)
-	}
-	p := filepath.Join(h.dir, "etc", rel)
-	_ = os.Remove(p) // it may be a link that leads out of the copy
-	if err := os.MkdirAll(filepath.Dir(p), 0o755); err != nil {
-		h.t.Fatal(err)
-	}
-	if err := os.WriteFile(p, []byte(text), 0o644); err != nil {
-		h.t.Fatal(err)
+	// The old file may be a link that leads out of the host.
+	c := h.Command("sh", "-ec", `mkdir -p "${1%/*}"; rm -f "$1"; cat >"$1"`, "write", name)
+	c.Stdin = strings.NewReader(text)
+	if out, err := c.CombinedOutput(); err != nil {
+		h.t.Fatalf("on %s: writing %s: %v\n%s", h.Name, name, err, out)
 	}
 }
 
