@@ -70,6 +70,9 @@ func (c *Cell) launch() {
 	c.Await(30 * time.Second)
 }
 
+// Running says whether a cell was started and not killed.
+func (c *Cell) Running() bool { return c.cmd != nil }
+
 // Await waits until the running cell says that it is ready.
 func (c *Cell) Await(d time.Duration) {
 	c.t.Helper()
