@@ -20,6 +20,9 @@ import (
 // Cell is the host with the real binary. Its state outlives Kill and Restart.
 type Cell struct {
 	*Host
+	// Env is added to the cell's environment at the next start.
+	Env []string
+
 	lab   *Lab
 	flags []string
 	cmd   *exec.Cmd
@@ -56,6 +59,7 @@ func (c *Cell) launch() {
 	args := []string{"--bounding-set=-sys_time", "--inh-caps=-sys_time", "--", c.lab.o.Binary,
 		"serve", "--state", c.State(), "--runtime", c.Runtime()}
 	c.cmd = c.command(context.Background(), "setpriv", append(args, c.flags...)...)
+	c.cmd.Env = append(os.Environ(), c.Env...)
 	f, err := os.OpenFile(c.log, os.O_APPEND|os.O_CREATE|os.O_WRONLY, 0o644)
 	if err != nil {
 		c.t.Fatal(err)

@@ -2,6 +2,7 @@ package labtest_test
 
 import (
 	"fmt"
+	"net/netip"
 	"os"
 	"slices"
 	"strings"
@@ -58,6 +59,20 @@ func TestSinkCountsEveryCanary(t *testing.T) {
 		if n := l.SinkCount(); n != i+1 {
 			t.Fatalf("%d canaries after a ping of %s, want %d", n, to, i+1)
 		}
+	}
+}
+
+// The stream must see a loss where there is one, and none where there is none.
+func TestStreamCountsLoss(t *testing.T) {
+	l := labtest.New(t, labtest.Options{})
+	server := netip.MustParseAddrPort(labtest.InternetWeb4 + ":7000")
+	if loss := l.Stream(l.Phone, l.Internet, server, 2*time.Second)(); loss.Up() != 0 || loss.Down() != 0 || loss.Client.Sent < 2000 || loss.Server.Sent < 2000 {
+		t.Fatalf("on a quiet line: %v", loss)
+	}
+	l.Router.Exec("nft", "insert rule inet filter forward udp dport 7000 numgen inc mod 100 == 0 drop")
+	loss := l.Stream(l.LAN, l.Internet, server, 2*time.Second)()
+	if loss.Up() < 10 || loss.Down() != 0 {
+		t.Fatalf("with one packet in a hundred dropped on the way up: %v", loss)
 	}
 }
 

@@ -8,6 +8,7 @@ import (
 	"os"
 	"os/signal"
 	"syscall"
+	"time"
 )
 
 const selfEnv = "PIC_LABTEST_SERVER"
@@ -36,6 +37,13 @@ func Main() {
 
 // serve opens every listener before it says so, and serves until ctx ends.
 func serve(ctx context.Context, name string, args []string) error {
+	if name == "stream" && len(args) == 3 {
+		d, err := time.ParseDuration(args[2])
+		if err != nil {
+			return err
+		}
+		return stream(ctx, args[0], args[1], d)
+	}
 	var servers []func() error
 	var err error
 	switch {
