@@ -2,7 +2,8 @@
 # need. The rest is for people who work on it. Needs Go and Node, nothing else.
 
 VERSION   ?= $(shell git describe --tags --always --dirty 2>/dev/null || echo dev)
-LDFLAGS   := -s -w -X main.version=$(VERSION)
+BUILT     ?= $(shell git log -1 --format=%ct 2>/dev/null || date +%s)
+LDFLAGS   := -s -w -X main.version=$(VERSION) -X main.built=$(BUILT)
 GO_BUILD  := CGO_ENABLED=0 go build -trimpath -tags nomsgpack
 UI_SOURCE := $(shell find ui -type f -not -path 'ui/node_modules/*' -not -path 'ui/dist/*' -not -path 'ui/test-results/*' -not -name '*.go' 2>/dev/null)
 STATICCHECK := honnef.co/go/tools/cmd/staticcheck@v0.8.2
