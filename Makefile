@@ -1,0 +1,95 @@
+# `make run` starts a cell, `make test` tests everything; both set up what they
+# need. The rest is for people who work on it. Needs Go and Node, nothing else.
+
+VERSION   ?= $(shell git describe --tags --always --dirty 2>/dev/null || echo dev)
+BUILT     ?= $(shell git log -1 --format=%ct 2>/dev/null || date +%s)
+LDFLAGS   := -s -w -X main.version=$(VERSION) -X main.built=$(BUILT)
+GO_BUILD  := CGO_ENABLED=0 go build -trimpath -tags nomsgpack
+UI_SOURCE := $(shell find ui -type f -not -path 'ui/node_modules/*' -not -path 'ui/dist/*' -not -path 'ui/test-results/*' -not -name '*.go' 2>/dev/null)
+STATICCHECK := honnef.co/go/tools/cmd/staticcheck@v0.8.2
+GOFUMPT     := mvdan.cc/gofumpt@v0.12.0
+FUZZTIME  ?= 5s
+N         ?= 10
+GOTEST    ?= go run ./rig/gotest -no-skips
+# What the guest of the VM rig needs beside the test binary.
+VM        := $(CURDIR)/bin/vmtest -m 768 -t 8m -x ip -x nft -x wg -x ping -x nsenter -x setpriv -x mount -x sleep -a $(CURDIR)/bin/pic:/t/bin/pic
+VM_PACKAGES ?= ./rig
+
+.DEFAULT_GOAL := build
+.PHONY: build ui pic run start stop restart logs claim-info test check cover fuzz-smoke \
+	lab dev vmtest screenshots torture setup clean help
+
+build: ui pic ## UI and binary: bin/pic
+
+ui: ui/dist/index.html
+
+ui/node_modules/.package-lock.json: ui/package-lock.json
+	cd ui && npm ci --ignore-scripts --no-audit --no-fund </dev/null
+	@touch $@
+
+ui/dist/index.html: ui/node_modules/.package-lock.json $(UI_SOURCE)
+	cd ui && npm run --silent build </dev/null
+	@touch $@ ui/dist/.gitkeep
+
+pic: # go decides what is out of date
+	$(GO_BUILD) -ldflags "$(LDFLAGS)" -o bin/pic ./cmd/pic
+
+setup-run setup-test: setup-%:
+	@rig/setup $*
+
+run: setup-run build ## start a cell here (state in ./var) and show how to claim it
+	@rig/cell run
+
+start: setup-run build ## the same in the background
+	@rig/cell start
+
+stop restart logs claim-info: ## … and its other end
+	@rig/cell $@
+
+test: setup-test ## everything, the VM run last
+	@rig/test
+
+check: ui ## gofumpt, vet, staticcheck, import rules, race tests
+	@out=$$(git ls-files -co --exclude-standard '*.go' | xargs go run $(GOFUMPT) -l) && \
+		if [ -n "$$out" ]; then echo "gofumpt wants changes in:" $$out; exit 1; fi
+	go vet -tags nomsgpack ./...
+	go run $(STATICCHECK) -tags nomsgpack ./...
+	go test ./internal/archtest/
+	go test -race -tags nomsgpack $$(go list -tags nomsgpack ./... | grep -v -e /internal/labtest$$ -e '/rig$$')
+
+cover: ui ## coverage of every package, total on the last line
+	@mkdir -p .cache
+	go test -tags nomsgpack -coverpkg=./... -coverprofile=.cache/cover.out $$(go list -tags nomsgpack ./... | grep -v -e /internal/labtest$$ -e '/rig$$')
+	go tool cover -func=.cache/cover.out | tail -1
+
+fuzz-smoke: ## every native fuzz target for FUZZTIME
+	@set -e; n=0; for f in $$(git grep -l '^func Fuzz' -- '*_test.go'); do \
+		for target in $$(sed -n 's/^func \(Fuzz[A-Za-z0-9_]*\)(.*/\1/p' $$f); do \
+			echo "== $$target in $$(dirname $$f)"; n=$$((n+1)); \
+			go test -tags nomsgpack -run '^$$' -fuzz "^$$target\$$" -fuzztime $(FUZZTIME) ./$$(dirname $$f); \
+		done; done; echo "$$n fuzz targets"
+
+lab: build ## the household of namespaces, until Ctrl-C
+	go run ./cmd/lab -pic bin/pic
+
+dev: ui/node_modules/.package-lock.json start ## Vite, with /api proxied to the cell
+	cd ui && PIC_URL=https://localhost:8443 npm run dev
+
+bin/vmtest: $(wildcard rig/vmtest/*)
+	CGO_ENABLED=0 go build -o $@ ./rig/vmtest
+
+vmtest: pic bin/vmtest ## the tests that want a kernel with WireGuard, in a VM
+	@bin/vmtest -setup >/dev/null
+	CGO_ENABLED=0 $(GOTEST) -count=1 -p 1 -tags nomsgpack -timeout 8m -exec "$(VM)" $(VM_PACKAGES)
+
+screenshots: build setup-test ## docs/screenshot*.png, from the end-to-end run
+	PIC_BINARY=$(CURDIR)/bin/pic PIC_SCREENSHOTS=$(CURDIR)/docs $(GOTEST) -count=1 -tags nomsgpack -run TestEndToEnd ./internal/labtest/
+
+torture: ## the kill tests, N times
+	go test -count=$(N) -tags nomsgpack -timeout 0 -run 'Kill|Crash' ./datastore/... ./reconcile/... ./cmd/...
+
+clean:
+	rm -rf bin .cache ui/dist/assets ui/dist/index.html ui/node_modules
+
+help:
+	@awk -F ':.*## ' '/^[a-z -]+:.*## / { printf "%-28s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
