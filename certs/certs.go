@@ -251,13 +251,13 @@ func (c *Controller) String() string { return "certs" }
 
 // Certificate describes a certificate in use, for people.
 type Certificate struct {
-	Serial    string // upper-case hexadecimal
-	Subject   string
-	Names     []string // host names, then addresses
-	Issuer    string
-	NotBefore time.Time
-	NotAfter  time.Time
-	Authority string // id of the authority, "" for the ephemeral certificate
+	Serial    string    `json:"serial"` // upper-case hexadecimal
+	Subject   string    `json:"subject"`
+	Names     []string  `json:"names"` // host names, then addresses
+	Issuer    string    `json:"issuer"`
+	NotBefore time.Time `json:"not_before"`
+	NotAfter  time.Time `json:"not_after"`
+	Authority string    `json:"authority"` // its id, "" for the ephemeral certificate
 }
 
 // Certificates lists what is served, sorted by name; before the claim that is

@@ -414,15 +414,18 @@ func TestAMissingKeyKeepsWhatIsServed(t *testing.T) {
 func TestLeafsAreRenewedAtTwoThirds(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		h := newHousehold(t, time.Now())
-		h.state.Services = nil
 		h.facts = cell.Facts{}
-		c, err := certs.New(&certs.Config{Dir: t.TempDir(), Secret: h.secret, Log: slog.New(slog.DiscardHandler)})
+		var warnings bytes.Buffer
+		log := slog.New(slog.NewTextHandler(&warnings, &slog.HandlerOptions{Level: slog.LevelWarn}))
+		c, err := certs.New(&certs.Config{Dir: t.TempDir(), Secret: h.secret, Log: log})
 		if err != nil {
 			t.Fatal(err)
 		}
 		ctx, cancel := context.WithCancel(t.Context())
 		done := make(chan error, 1)
 		go func() { done <- c.Run(ctx) }()
+		apply(t, c, h.compile(t))
+		h.state.Services = nil // a name no longer wanted must not be renewed, nor tried
 		apply(t, c, h.compile(t))
 		first := c.Certificates()
 
@@ -441,6 +444,9 @@ func TestLeafsAreRenewedAtTwoThirds(t *testing.T) {
 		cancel()
 		if err := <-done; err != nil {
 			t.Fatal(err)
+		}
+		if warnings.Len() > 0 {
+			t.Errorf("logged: %s", warnings.String())
 		}
 	})
 }

@@ -171,7 +171,7 @@ func TestBothAuthorityCertificatesCarryTheConstraints(t *testing.T) {
 	h := newHousehold(t, time.Now())
 	a := h.state.TLS.Authorities[0]
 	var ids []string
-	for _, text := range []string{a.Root, a.Issuing} {
+	for i, text := range []string{a.Root, a.Issuing} {
 		block, _ := pem.Decode([]byte(text))
 		c, err := x509.ParseCertificate(block.Bytes)
 		if err != nil {
@@ -182,6 +182,9 @@ func TestBothAuthorityCertificatesCarryTheConstraints(t *testing.T) {
 		}
 		if c.SerialNumber.BitLen() < 64 || len(c.SubjectKeyId) == 0 {
 			t.Errorf("%s: serial %x, key id %x", c.Subject, c.SerialNumber, c.SubjectKeyId)
+		}
+		if c.MaxPathLen != 1-i || c.MaxPathLenZero != (i == 1) {
+			t.Errorf("%s: path length %d", c.Subject, c.MaxPathLen)
 		}
 		ids = append(ids, string(c.SubjectKeyId), string(c.AuthorityKeyId))
 	}
