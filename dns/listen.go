@@ -1,0 +1,239 @@
+package dns
+
+import (
+	"context"
+	"encoding/binary"
+	"errors"
+	"io"
+	"net"
+	"net/netip"
+	"runtime"
+	"sync"
+	"sync/atomic"
+	"syscall"
+	"time"
+
+	"golang.org/x/sys/unix"
+
+	"github.com/personal-internet-cell/pic/internal/lifecycle"
+)
+
+const (
+	tcpIdle       = 10 * time.Second // RFC 7766 §6.2.3; also the longest a message may take to arrive
+	tcpWrite      = 5 * time.Second
+	maxTCP        = 256  // connections to one address
+	maxTCPSource  = 16   // of one source
+	maxTCPQueries = 4096 // on one connection
+	maxPipeline   = 64   // answers outstanding on one connection (RFC 7766 §6.2.1.1)
+	maxReaders    = 4    // goroutines reading one UDP socket
+)
+
+// listener serves one address over UDP and TCP.
+type listener struct {
+	server *Server
+	addr   netip.AddrPort
+	udp    *net.UDPConn
+	tcp    *net.TCPListener
+
+	mu      sync.Mutex
+	closed  bool
+	conns   map[*net.TCPConn]netip.Addr
+	sources map[netip.Addr]int
+}
+
+// open binds both sockets of an address, or none. IP_FREEBIND lets it bind
+// before the tunnel link exists (ip(7)).
+func (s *Server) open(a netip.AddrPort) (*listener, error) {
+	v := "4"
+	if a.Addr().Is6() {
+		v = "6"
+	}
+	lc := net.ListenConfig{Control: listenOptions}
+	p, err := lc.ListenPacket(s.base, "udp"+v, a.String())
+	if err != nil {
+		return nil, listenError("udp", a, err)
+	}
+	t, err := lc.Listen(s.base, "tcp"+v, a.String())
+	if err != nil {
+		_ = p.Close()
+		return nil, listenError("tcp", a, err)
+	}
+	l := &listener{server: s, addr: a, udp: p.(*net.UDPConn), tcp: t.(*net.TCPListener), conns: map[*net.TCPConn]netip.Addr{}, sources: map[netip.Addr]int{}}
+	for range min(runtime.GOMAXPROCS(0), maxReaders) {
+		s.guarded("dns udp "+a.String(), l.serveUDP)
+	}
+	s.guarded("dns tcp "+a.String(), l.serveTCP)
+	return l, nil
+}
+
+// guarded runs f until it returns; after a panic it runs again.
+func (s *Server) guarded(name string, f func(context.Context) error) {
+	s.work.Go(func() {
+		if err := lifecycle.Guard(s.base, s.log, name, s.counters.panicked, f); err != nil {
+			s.log.Error("listener ended", "listener", name, "error", err)
+		}
+	})
+}
+
+func listenOptions(network, _ string, c syscall.RawConn) error {
+	var err error
+	if cerr := c.Control(func(fd uintptr) { err = setListenOptions(int(fd), network) }); cerr != nil {
+		return cerr
+	}
+	return err
+}
+
+func setListenOptions(fd int, network string) error {
+	level, freebind, info := unix.IPPROTO_IP, unix.IP_FREEBIND, unix.IP_PKTINFO
+	if network[len(network)-1] == '6' {
+		level, freebind, info = unix.IPPROTO_IPV6, unix.IPV6_FREEBIND, unix.IPV6_RECVPKTINFO
+	}
+	if err := unix.SetsockoptInt(fd, level, freebind, 1); err != nil {
+		return err
+	}
+	return unix.SetsockoptInt(fd, level, info, 1)
+}
+
+func (l *listener) close() {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	l.closed = true
+	_ = l.udp.Close()
+	_ = l.tcp.Close()
+	for c := range l.conns {
+		_ = c.Close()
+	}
+}
+
+// serveUDP answers in the reading goroutine what needs no forwarder, so a
+// flood waits in the socket's buffer and nowhere else.
+func (l *listener) serveUDP(ctx context.Context) error {
+	raw, err := l.udp.SyscallConn()
+	if err != nil {
+		return nil // closed before it began
+	}
+	buf, oob := make([]byte, maxQuery), make([]byte, 128)
+	for {
+		n, on, flags, src, err := l.udp.ReadMsgUDPAddrPort(buf, oob)
+		if err != nil {
+			if errors.Is(err, net.ErrClosed) || ctx.Err() != nil {
+				return nil
+			}
+			continue // an ICMP error of an earlier answer
+		}
+		if flags&unix.MSG_TRUNC != 0 || src.Port() == 0 {
+			l.server.counters.dropped.Add(1)
+			continue
+		}
+		l.protect(func() {
+			from := origin{src: src.Addr().Unmap().WithZone(""), link: packetLink(raw, oob[:on])}
+			later := l.server.respond(buf[:n], from, func(b []byte) { _, _, _ = l.udp.WriteMsgUDPAddrPort(b, nil, src) })
+			if later != nil {
+				l.server.work.Go(func() { l.protect(later) })
+			}
+		})
+	}
+}
+
+// protect keeps a panic to the one query that caused it.
+func (l *listener) protect(f func()) {
+	if err := lifecycle.Protect(l.server.log, "dns query", func() error { f(); return nil }); err != nil {
+		l.server.counters.panicked()
+	}
+}
+
+func (l *listener) serveTCP(ctx context.Context) error {
+	pause := time.Duration(0)
+	for {
+		c, err := l.tcp.AcceptTCP()
+		if err != nil {
+			if errors.Is(err, net.ErrClosed) || ctx.Err() != nil {
+				return nil
+			}
+			// Out of descriptors, for one: wait a little, or the loop is all we do.
+			pause = min(max(2*pause, 5*time.Millisecond), time.Second)
+			select {
+			case <-ctx.Done():
+				return nil
+			case <-time.After(pause):
+			}
+			continue
+		}
+		pause = 0
+		src := c.RemoteAddr().(*net.TCPAddr).AddrPort().Addr().Unmap().WithZone("")
+		if !l.admit(c, src) {
+			_ = c.Close()
+			continue
+		}
+		l.server.work.Go(func() {
+			defer l.dismiss(c, src)
+			l.protect(func() { l.serveConn(c, origin{src: src, link: connLink(c), tcp: true}) })
+		})
+	}
+}
+
+func (l *listener) admit(c *net.TCPConn, src netip.Addr) bool {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	if l.closed || len(l.conns) >= maxTCP || l.sources[src] >= maxTCPSource {
+		return false
+	}
+	l.conns[c] = src
+	l.sources[src]++
+	return true
+}
+
+func (l *listener) dismiss(c *net.TCPConn, src netip.Addr) {
+	_ = c.Close()
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	delete(l.conns, c)
+	if l.sources[src]--; l.sources[src] == 0 {
+		delete(l.sources, src)
+	}
+}
+
+// serveConn reads queries one behind the other and answers each as soon as
+// its answer is there (RFC 7766 §6.2.1.1, §7).
+func (l *listener) serveConn(c *net.TCPConn, from origin) {
+	var (
+		wmu     sync.Mutex
+		pending sync.WaitGroup
+		broken  atomic.Bool
+		slots   = make(chan struct{}, maxPipeline)
+	)
+	defer pending.Wait()
+	send := func(b []byte) {
+		wmu.Lock()
+		defer wmu.Unlock()
+		_ = c.SetWriteDeadline(time.Now().Add(tcpWrite))
+		if _, err := c.Write(frame(b)); err != nil {
+			broken.Store(true)
+		}
+	}
+	for range maxTCPQueries {
+		_ = c.SetReadDeadline(time.Now().Add(tcpIdle))
+		b, err := readFrame(c)
+		if err != nil || broken.Load() {
+			if !errors.Is(err, io.EOF) { // the client that only closed its half still reads
+				_ = c.SetDeadline(time.Now())
+			}
+			return
+		}
+		var later func()
+		l.protect(func() { later = l.server.respond(b, from, send) })
+		if later == nil {
+			continue
+		}
+		slots <- struct{}{}
+		pending.Go(func() {
+			defer func() { <-slots }()
+			l.protect(later)
+		})
+	}
+}
+
+// frame puts the length before a message, for one write (RFC 7766 §8).
+func frame(b []byte) []byte {
+	return append(binary.BigEndian.AppendUint16(make([]byte, 0, len(b)+2), uint16(len(b))), b...)
+}

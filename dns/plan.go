@@ -1,0 +1,147 @@
+package dns
+
+import (
+	"fmt"
+	"net/netip"
+	"reflect"
+	"strings"
+
+	"github.com/personal-internet-cell/pic/cell"
+)
+
+// Views is the plan: everything the server answers, by audience. It is plain
+// data; equal plans are deeply equal and print equal text. The zero value is
+// the plan of an unclaimed cell: no listener, no zone.
+type Views struct {
+	// Listen are the addresses served over UDP and TCP, sorted, unique.
+	Listen []netip.AddrPort
+	// Peers are those let in, by name.
+	Peers []Peer
+	// LANs are the local networks that are served.
+	LANs []LAN
+	// Uplink is the interface on which the internet view is answered; empty
+	// when the public zone is not served.
+	Uplink string
+	// Zones are sorted by view, then apex.
+	Zones []Zone
+	// Empty are the apexes of zones that peers and LANs get NXDOMAIN from
+	// instead of the world (RFC 6303, RFC 6761 and others), sorted.
+	Empty []string
+	// Forwarders are tried in order; none means that foreign names are refused.
+	Forwarders []cell.Forwarder
+	// CacheSize is the most forwarded answers kept.
+	CacheSize int
+	// RebindAllow are domains whose answers may be private addresses, with a
+	// trailing dot.
+	RebindAllow []string
+}
+
+// Peer is a source of queries in the peer view.
+type Peer struct {
+	Name      string
+	Addresses []netip.Addr
+	// Exit is the id of the exit its foreign names are forwarded through;
+	// empty is the uplink.
+	Exit string
+	// Services are the ids of the services whose names it sees, sorted. The
+	// slice is shared between peers with equal grants.
+	Services []string
+}
+
+// LAN is a local network that is a source of queries.
+type LAN struct {
+	Name      string
+	Interface string
+	Prefixes  []netip.Prefix
+}
+
+// view names of [Zone.View]; the view of a LAN is lanView(name).
+const (
+	peerView     = string(cell.ViewPeer)
+	internetView = string(cell.ViewInternet)
+)
+
+func lanView(name string) string { return string(cell.ViewLAN) + "/" + name }
+
+// Zone is one zone of one view. Its first record is the SOA.
+type Zone struct {
+	View string
+	// Apex is lower case and ends with a dot.
+	Apex    string
+	Records []Record
+}
+
+// Record is a resource record in presentation format. Names are lower case,
+// fully qualified and end with a dot.
+type Record struct {
+	Name string
+	TTL  uint32 // seconds
+	Type string
+	Data string
+	// Service, where set, hides the record from peers that don't see that service.
+	Service string
+}
+
+// Equal reports whether two plans are the same.
+func (v Views) Equal(w Views) bool { return reflect.DeepEqual(v, w) }
+
+// String renders the plan in zone-file notation (RFC 1035 §5); what no zone
+// file can say stands in comments. Equal plans give equal text.
+func (v Views) String() string {
+	var b strings.Builder
+	for _, l := range v.Listen {
+		fmt.Fprintf(&b, "; listen %s\n", l)
+	}
+	for _, f := range v.Forwarders {
+		fmt.Fprintf(&b, "; forward %s %s", f.Protocol, f.Address)
+		if f.ServerName != "" {
+			fmt.Fprintf(&b, " %s%s", f.ServerName, f.Path)
+		}
+		b.WriteByte('\n')
+	}
+	if v.CacheSize > 0 {
+		fmt.Fprintf(&b, "; cache %d\n", v.CacheSize)
+	}
+	for _, d := range v.RebindAllow {
+		fmt.Fprintf(&b, "; rebind-allow %s\n", d)
+	}
+	for _, l := range v.LANs {
+		fmt.Fprintf(&b, "; lan %s on %s from", l.Name, l.Interface)
+		for _, p := range l.Prefixes {
+			fmt.Fprintf(&b, " %s", p)
+		}
+		b.WriteByte('\n')
+	}
+	if v.Uplink != "" {
+		fmt.Fprintf(&b, "; internet on %s\n", v.Uplink)
+	}
+	for _, p := range v.Peers {
+		fmt.Fprintf(&b, "; peer %s at", p.Name)
+		for _, a := range p.Addresses {
+			fmt.Fprintf(&b, " %s", a)
+		}
+		exit := p.Exit
+		if exit == "" {
+			exit = cell.ExitDirect
+		}
+		fmt.Fprintf(&b, " exit %s services %s\n", exit, strings.Join(p.Services, ","))
+	}
+	for _, e := range v.Empty {
+		fmt.Fprintf(&b, "; empty %s\n", e)
+	}
+	for _, z := range v.Zones {
+		fmt.Fprintf(&b, "\n; view %s\n$ORIGIN %s\n", z.View, z.Apex)
+		for _, r := range z.Records {
+			name := strings.TrimSuffix(r.Name, "."+z.Apex)
+			if r.Name == z.Apex {
+				name = "@"
+			}
+			fmt.Fprintf(&b, "%s\t%d\tIN\t%s\t%s", name, r.TTL, r.Type, r.Data)
+			if r.Service != "" {
+				fmt.Fprintf(&b, "\t; service %s", r.Service)
+			}
+			b.WriteByte('\n')
+		}
+	}
+	return b.String()
+}

@@ -1,0 +1,190 @@
+package firewall
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"io/fs"
+	"log/slog"
+	"slices"
+	"sync"
+
+	"golang.org/x/sys/unix"
+
+	"github.com/personal-internet-cell/pic/cell"
+)
+
+// Config is what a [Controller] needs.
+type Config struct {
+	// Log must not be nil.
+	Log *slog.Logger
+}
+
+// Controller makes the kernel equal to policies. Its methods may be called
+// from any goroutine; one Apply runs at a time.
+type Controller struct {
+	log *slog.Logger
+
+	mu  sync.Mutex // held through Apply and Flush
+	cut []session  // to be ended, kept when an Apply stops early
+
+	notices noticeBoard
+}
+
+// New returns a controller that has touched nothing yet.
+func New(c *Config) *Controller { return &Controller{log: c.Log} }
+
+// Apply makes the kernel equal to p and reports whether anything had to
+// change. It adds before it deletes and orders its steps so that a stop at any
+// point leaves more closed, never more open: guard table, policy rules and
+// unreachable routes; then table pic; then routes by links, sysctls, a read
+// back of all of it, and forwarding at the very end. When ctx ends it returns
+// between two steps.
+func (c *Controller) Apply(ctx context.Context, p Policy) (changed bool, err error) {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	steps := []struct {
+		doing string
+		run   func() (bool, error)
+	}{
+		{"applying the guard table", func() (bool, error) { return applyTable(ctx, &p.Guard, nil) }},
+		{"adding policy rules", func() (bool, error) { return addRules(p.Rules) }},
+		{"adding unreachable routes", func() (bool, error) { return addRoutes(p.Routes, func(r Route) bool { return r.Kind != Unicast }) }},
+		{"applying the rule table", func() (bool, error) { return applyTable(ctx, &p.Main, &c.cut) }},
+		{"applying the accounting table", func() (bool, error) { return applyTable(ctx, &p.Acct, nil) }},
+		{"adding routes", func() (bool, error) { return addRoutes(p.Routes, func(r Route) bool { return r.Kind == Unicast }) }},
+		{"removing policy rules", func() (bool, error) { return removeRules(p.Rules) }},
+		{"removing routes", func() (bool, error) { return removeRoutes(p.Routes) }},
+		{"setting kernel parameters", func() (bool, error) { return applySysctls(p.Sysctls) }},
+		{"ending connections", c.endSessions},
+		{"reading back", func() (bool, error) { return false, c.verify(p, changed) }},
+		{"enabling forwarding", func() (bool, error) { return applySysctls(p.Forwarding) }},
+	}
+	for _, s := range steps {
+		if err := ctx.Err(); err != nil {
+			return changed, fmt.Errorf("%s: %w", s.doing, err)
+		}
+		did, err := s.run()
+		if did {
+			c.log.Debug("changed the kernel", "step", s.doing)
+		}
+		changed = changed || did
+		if err != nil {
+			return changed, fmt.Errorf("%s: %w", s.doing, explain(err))
+		}
+	}
+	c.look(p)
+	return changed, nil
+}
+
+// endSessions forgets the connections that lost their ground.
+func (c *Controller) endSessions() (bool, error) {
+	changed, err := endSessions(c.cut)
+	if err == nil {
+		c.cut = nil
+	}
+	return changed, err
+}
+
+// explain says what is missing and what to do, where the kernel says only why.
+func explain(err error) error {
+	switch {
+	case errors.Is(err, unix.EPERM), errors.Is(err, fs.ErrPermission):
+		return fmt.Errorf("%w: this needs the capability CAP_NET_ADMIN and a writable /proc/sys/net (run as root, or give the unit AmbientCapabilities=CAP_NET_ADMIN)", err)
+	case errors.Is(err, unix.EPROTONOSUPPORT), errors.Is(err, unix.EAFNOSUPPORT):
+		return fmt.Errorf("%w: the kernel lacks netfilter (load nf_tables: modprobe nf_tables)", err)
+	case errors.Is(err, unix.EOPNOTSUPP):
+		return fmt.Errorf("%w: the kernel lacks a part of nf_tables (load nft_ct, nft_fib_inet, nft_masq, nft_nat, nft_reject_inet, nft_socket, nft_tproxy)", err)
+	}
+	return err
+}
+
+// verify reads everything back. Nothing is forwarded before that succeeded.
+func (c *Controller) verify(p Policy, changed bool) error {
+	if !changed && len(p.Forwarding) == 0 {
+		return nil
+	}
+	for _, t := range []*Table{&p.Guard, &p.Main, &p.Acct} {
+		same, err := tableMatches(t)
+		if err != nil {
+			return err
+		}
+		if !same {
+			return fmt.Errorf("table %s is not as it was written: another program changes it", t.Name)
+		}
+	}
+	have, err := listRules()
+	if err != nil {
+		return err
+	}
+	for _, r := range p.Rules {
+		if !slices.ContainsFunc(have, func(k kernelRule) bool { return k.is(r) }) {
+			return fmt.Errorf("the policy rule %q is missing", r)
+		}
+	}
+	routes, err := listRoutes(p.Routes)
+	if err != nil {
+		return err
+	}
+	for _, r := range p.Routes {
+		// Routes by a link come and go with it; these must be there.
+		if r.Kind != Unicast && !slices.ContainsFunc(routes, func(k kernelRoute) bool { return k.is(r) }) {
+			return fmt.Errorf("the route %q is missing", r)
+		}
+	}
+	return nil
+}
+
+// Flush removes everything of ours from the kernel: tables, policy rules and
+// routes. Forwarding is left as it is, others may depend on it.
+func (c *Controller) Flush(ctx context.Context) error {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	if _, err := removeRules(nil); err != nil {
+		return fmt.Errorf("removing policy rules: %w", explain(err))
+	}
+	if _, err := removeRoutes(nil); err != nil {
+		return fmt.Errorf("removing routes: %w", explain(err))
+	}
+	if err := deleteTables(ctx, "pic", "pic_guard", "pic_acct"); err != nil {
+		return fmt.Errorf("deleting tables: %w", explain(err))
+	}
+	return nil
+}
+
+// Notices lists what a person should know about the firewall, in order.
+func (c *Controller) Notices() []cell.Notice { return c.notices.list() }
+
+// noticeBoard keeps notices by code and subject.
+type noticeBoard struct {
+	mu sync.Mutex
+	m  map[string]cell.Notice
+}
+
+func (b *noticeBoard) set(n cell.Notice, on bool) {
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	if b.m == nil {
+		b.m = map[string]cell.Notice{}
+	}
+	if key := n.Code + " " + n.Subject; on {
+		b.m[key] = n
+	} else {
+		delete(b.m, key)
+	}
+}
+
+func (b *noticeBoard) list() []cell.Notice {
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	keys := make([]string, 0, len(b.m))
+	for k := range b.m {
+		keys = append(keys, k)
+	}
+	slices.Sort(keys)
+	out := make([]cell.Notice, 0, len(keys))
+	for _, k := range keys {
+		out = append(out, b.m[k])
+	}
+	return out
+}

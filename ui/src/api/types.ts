@@ -1,0 +1,21 @@
+import type { components } from './schema'
+
+type Schemas = components['schemas']
+
+export type Me = Schemas['Me']
+export type Status = Schemas['Status']
+export type Pending = Schemas['Pending']
+export type Condition = Schemas['Condition']
+export type Notice = Schemas['Notice']
+export type Peer = Schemas['Peer']
+export type PeerInput = Schemas['PeerInput']
+export type PeerCreated = Schemas['PeerCreated']
+export type Preview = Schemas['Preview']
+export type SettingChange = Schemas['SettingChange']
+export type Cut = Schemas['Cut']
+export type RevisionInfo = Schemas['RevisionInfo']
+export type SetupStep = Schemas['SetupStep']
+export type SetupInput = Schemas['SetupInput']
+export type SetupDone = Schemas['SetupDone']
+export type Session = Schemas['Session']
+export type Problem = Schemas['Problem']

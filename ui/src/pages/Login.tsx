@@ -1,0 +1,59 @@
+import { useQuery, useQueryClient } from '@tanstack/react-query'
+import { useState } from 'react'
+import { useForm } from 'react-hook-form'
+import { Navigate, useLocation, useSearchParams } from 'react-router'
+import { client, read, setCsrfToken } from '../api/client'
+import { ApiError, hasCode } from '../api/problem'
+import { me } from '../api/queries'
+import { useTranslation } from '../i18n'
+import { ErrorSummary } from '../parts/ErrorSummary'
+import { PasswordField, TextField } from '../parts/Field'
+import { Gate } from '../parts/Gate'
+import { usePageTitle } from '../parts/Page'
+import { safeNext } from './next'
+
+export function Login() {
+  const { t } = useTranslation()
+  const queries = useQueryClient()
+  const who = useQuery(me)
+  const [search] = useSearchParams()
+  const from = useLocation().state as { ended?: boolean; out?: boolean } | null
+  const [error, setError] = useState<unknown>(null)
+  const heading = usePageTitle(t('login.title'))
+  const form = useForm({ defaultValues: { user: '', password: '' } })
+
+  if (who.data) return <Navigate to={safeNext(search.get('next'))} replace />
+  if (hasCode(who.error, 'setup_required') || hasCode(error, 'setup_required')) return <Navigate to="/setup" replace />
+
+  const submit = form.handleSubmit(async (body) => {
+    setError(null)
+    try {
+      const data = await read(() => client.POST('/api/auth/login', { body }))
+      setCsrfToken(data.csrf_token)
+      queries.clear()
+      queries.setQueryData(me.queryKey, data)
+    } catch (cause) {
+      form.resetField('password')
+      setError(cause instanceof ApiError && cause.status === 401 ? new ApiError(401, { detail: t('error.unauthenticated') }) : cause)
+    }
+  })
+
+  return (
+    <Gate>
+      <h1 ref={heading} tabIndex={-1} className="mb-4">
+        {t('login.title')}
+      </h1>
+      {!error && from?.ended && <p className="mb-4 text-soft">{t('login.ended')}</p>}
+      {!error && from?.out && <p className="mb-4 text-soft">{t('login.loggedOut')}</p>}
+      <form className="card flex flex-col gap-4 p-6" onSubmit={(e) => void submit(e)} noValidate>
+        <ErrorSummary error={error} />
+        <TextField label={t('login.user')} autoComplete="username" required {...form.register('user', { required: true })} />
+        <PasswordField label={t('login.password')} autoComplete="current-password" required {...form.register('password', { required: true })} />
+        <button type="submit" className="btn btn-primary" disabled={form.formState.isSubmitting}>
+          {t('login.submit')}
+        </button>
+      </form>
+      <p className="mt-4 text-[0.93rem] text-soft">{t('login.forgot')}</p>
+    </Gate>
+  )
+}

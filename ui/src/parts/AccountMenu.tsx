@@ -1,0 +1,80 @@
+import { useEffect, useId, useRef, useState } from 'react'
+import { useNavigate } from 'react-router'
+import { change, client, setCsrfToken } from '../api/client'
+import { me, queryClient } from '../api/queries'
+import type { Me } from '../api/types'
+import { useTranslation } from '../i18n'
+import { session } from '../session'
+import { LanguageSelect, ThemeSelect } from '../theme'
+import { ErrorSummary } from './ErrorSummary'
+import { Icon } from './Icon'
+
+export function AccountMenu({ me: who }: { me: Me }) {
+  const { t } = useTranslation()
+  const [open, setOpen] = useState(false)
+  const [error, setError] = useState<unknown>(null)
+  const box = useRef<HTMLDivElement>(null)
+  const button = useRef<HTMLButtonElement>(null)
+  const id = useId()
+  const navigate = useNavigate()
+
+  useEffect(() => {
+    if (!open) return
+    const outside = (e: Event) => {
+      if (e.target instanceof Node && !box.current?.contains(e.target)) setOpen(false)
+    }
+    const escape = (e: KeyboardEvent) => {
+      if (e.key !== 'Escape') return
+      setOpen(false)
+      button.current?.focus()
+    }
+    document.addEventListener('pointerdown', outside)
+    document.addEventListener('focusin', outside)
+    document.addEventListener('keydown', escape)
+    return () => {
+      document.removeEventListener('pointerdown', outside)
+      document.removeEventListener('focusin', outside)
+      document.removeEventListener('keydown', escape)
+    }
+  }, [open])
+
+  const logout = async () => {
+    try {
+      await change(() => client.POST('/api/auth/logout', { body: {} }))
+    } catch (cause) {
+      setError(cause)
+      return
+    }
+    setCsrfToken('')
+    session.forget()
+    // What was fetched for this person must not be there for the next one.
+    queryClient.clear()
+    queryClient.setQueryData(me.queryKey, null)
+    void navigate('/login', { replace: true, state: { out: true } })
+  }
+
+  return (
+    <div ref={box} className="relative">
+      <button ref={button} type="button" className="btn btn-quiet" aria-expanded={open} aria-controls={id} aria-label={t('menu.open', { user: who.user })} onClick={() => setOpen(!open)}>
+        <Icon name="account" />
+        <span className="max-w-32 truncate">{who.user}</span>
+        <Icon name="chevron" size={14} />
+      </button>
+      <div id={id} hidden={!open} className="pop absolute top-full right-0 z-40 mt-1.5 w-64 p-4">
+        <div className="flex flex-col gap-4">
+          <p>
+            <span className="block truncate font-semibold">{who.user}</span>
+            <span className="text-soft">{t(who.role === 'admin' ? 'menu.admin' : 'menu.peer')}</span>
+          </p>
+          <ThemeSelect />
+          <LanguageSelect />
+          <ErrorSummary error={error} />
+          <button type="button" className="btn" onClick={() => void logout()}>
+            <Icon name="logout" size={16} />
+            {t('menu.logout')}
+          </button>
+        </div>
+      </div>
+    </div>
+  )
+}
