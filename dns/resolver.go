@@ -2,6 +2,7 @@ package dns
 
 import (
 	"context"
+	"crypto/x509"
 	"log/slog"
 	"slices"
 	"sync"
@@ -27,6 +28,7 @@ type resolver struct {
 	log     *slog.Logger
 	dialer  func(exit string) (Dialer, error)
 	cache   *cache
+	roots   *x509.CertPool
 	base    context.Context // ends with the server
 	work    *sync.WaitGroup // every flight
 	onPanic func()
@@ -131,7 +133,7 @@ func (r *resolver) start(k key) *flight {
 	us := r.upstreams[k.exit]
 	if us == nil {
 		for _, c := range r.conf {
-			us = append(us, newUpstream(c, func() (Dialer, error) { return r.dialer(k.exit) }))
+			us = append(us, newUpstream(c, r.roots, func() (Dialer, error) { return r.dialer(k.exit) }))
 		}
 		r.upstreams[k.exit] = us
 	}

@@ -3,6 +3,7 @@ package dns
 import (
 	"cmp"
 	"context"
+	"crypto/x509"
 	"errors"
 	"fmt"
 	"log/slog"
@@ -30,6 +31,8 @@ type Config struct {
 	// Direct reaches forwarders by the uplink; nil means sockets of our own
 	// that carry [cell.MarkBypass].
 	Direct Dialer
+	// Roots verify DoT and DoH forwarders; nil means the system's.
+	Roots *x509.CertPool
 }
 
 // Server answers from the plan it was last given. It is a [lifecycle.Task].
@@ -60,7 +63,7 @@ func New(c *Config) *Server {
 	if direct == nil {
 		direct = &net.Dialer{Control: markBypass}
 	}
-	s.resolver = &resolver{log: c.Logger, cache: newCache(defaultCache), base: s.base, work: &s.work, onPanic: s.counters.panicked,
+	s.resolver = &resolver{log: c.Logger, cache: newCache(defaultCache), roots: c.Roots, base: s.base, work: &s.work, onPanic: s.counters.panicked,
 		upstreams: map[string][]*upstream{}, flights: map[key]*flight{},
 		dialer: func(exit string) (Dialer, error) {
 			switch {

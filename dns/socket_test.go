@@ -357,4 +357,3 @@ func TestRunEndsWithEverySocketClosed(t *testing.T) {
 		return err
 	})
 }
-
