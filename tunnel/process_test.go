@@ -9,6 +9,8 @@ import (
 	"net"
 	"net/netip"
 	"os"
+	"os/signal"
+	"syscall"
 	"testing"
 	"time"
 
@@ -192,7 +194,15 @@ func join(args []string) error {
 		return err
 	}
 	fmt.Println("ready")
-	select {}
+	stay()
+	return nil
+}
+
+// stay waits to be killed. A plain select would be a deadlock to the runtime.
+func stay() {
+	ctx, stop := signal.NotifyContext(bg, syscall.SIGTERM)
+	defer stop()
+	<-ctx.Done()
 }
 
 func hexKey(s string) string {
@@ -318,27 +328,26 @@ func flow(args []string) error {
 }
 
 // startFlow returns a function that waits for the flow's end.
-func startFlow(t testing.TB, ns *netnstest.NS, to netip.AddrPort, rate int, length time.Duration) (wait func() tally) {
+func startFlow(t testing.TB, ns *netnstest.NS, to netip.AddrPort, rate int, length time.Duration) (wait func() (tally, error)) {
 	t.Helper()
 	c := ns.Self("flow", to.String(), fmt.Sprint(rate), length.String())
 	out, err := c.StdoutPipe()
 	must(t, err)
 	must(t, c.Start())
-	return func() tally {
-		t.Helper()
+	return func() (tally, error) {
 		var r tally
 		err := json.NewDecoder(out).Decode(&r)
-		must(t, errors.Join(err, c.Wait()))
-		return r
+		return r, errors.Join(err, c.Wait())
 	}
 }
 
 // squat takes a UDP port.
 func squat(args []string) error {
-	_, err := net.ListenUDP("udp", net.UDPAddrFromAddrPort(netip.MustParseAddrPort(args[0])))
+	c, err := net.ListenUDP("udp", net.UDPAddrFromAddrPort(netip.MustParseAddrPort(args[0])))
 	if err != nil {
 		return err
 	}
 	fmt.Println("ready")
-	select {}
+	stay()
+	return c.Close()
 }
