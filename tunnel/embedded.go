@@ -7,7 +7,6 @@ import (
 	"os"
 
 	"golang.org/x/sys/unix"
-	"golang.zx2c4.com/wireguard/conn"
 	"golang.zx2c4.com/wireguard/device"
 	"golang.zx2c4.com/wireguard/tun"
 )
@@ -24,7 +23,7 @@ func newEmbedded(name string, mtu int, plain bool, log *slog.Logger) (*embedded,
 	if err != nil {
 		return nil, fmt.Errorf("opening a TUN named %s: %w", name, err)
 	}
-	return &embedded{dev: device.NewDevice(t, conn.NewDefaultBind(), &device.Logger{
+	return &embedded{dev: device.NewDevice(t, new(bind), &device.Logger{
 		Verbosef: device.DiscardLogf,
 		Errorf: func(format string, args ...any) {
 			log.Warn("embedded wireguard reports a problem", "device", name, "problem", fmt.Sprintf(format, args...))
