@@ -2,6 +2,7 @@ package datastore_test
 
 import (
 	"fmt"
+	"io/fs"
 	"math/rand/v2"
 	"net/netip"
 	"os"
@@ -25,10 +26,13 @@ var netipEqual = cmp.Options{
 // only the factory state was there.
 func damages(t *testing.T) map[string]func(path, early string) error {
 	d := map[string]func(path, early string) error{
-		"missing":   func(path, _ string) error { return os.Remove(path) },
-		"zero":      func(path, _ string) error { return os.Truncate(path, 0) },
-		"truncated": func(path, _ string) error { st, err := os.Stat(path); return first(err, os.Truncate(path, st.Size()/2)) },
-		"garbage":   func(path, _ string) error { return os.WriteFile(path, []byte("garbage\n"), 0o600) },
+		"missing": func(path, _ string) error { return os.Remove(path) },
+		"zero":    func(path, _ string) error { return os.Truncate(path, 0) },
+		"truncated": func(path, _ string) error {
+			st, err := os.Stat(path)
+			return first(err, os.Truncate(path, st.Size()/2))
+		},
+		"garbage": func(path, _ string) error { return os.WriteFile(path, []byte("garbage\n"), 0o600) },
 		"appended": func(path, _ string) error {
 			b, err := os.ReadFile(path)
 			return first(err, os.WriteFile(path, append(b, "more"...), 0o600))
@@ -46,7 +50,7 @@ func damages(t *testing.T) map[string]func(path, early string) error {
 			return first(err, os.WriteFile(path, b, 0o600))
 		},
 	}
-	for i := range 12 {
+	for i := range 30 {
 		r := rand.New(rand.NewPCG(7, uint64(i)))
 		d[fmt.Sprintf("bit flip %d", i)] = func(path, _ string) error {
 			b, err := os.ReadFile(path)
@@ -58,6 +62,25 @@ func damages(t *testing.T) map[string]func(path, early string) error {
 		d["wrong owner"] = func(path, _ string) error { return os.Chown(path, 65534, 65534) }
 	}
 	return d
+}
+
+// duplicate copies a data folder with the modes of one.
+func duplicate(t *testing.T, from, to string) {
+	t.Helper()
+	err := filepath.WalkDir(from, func(path string, d fs.DirEntry, err error) error {
+		if err != nil {
+			return err
+		}
+		target := to + path[len(from):]
+		if d.IsDir() {
+			return os.Mkdir(target, 0o700)
+		}
+		b, err := os.ReadFile(path)
+		return first(err, os.WriteFile(target, b, 0o600))
+	})
+	if err != nil {
+		t.Fatal(err)
+	}
 }
 
 func first(errs ...error) error {
@@ -74,22 +97,24 @@ func first(errs ...error) error {
 func TestDamageIsNeverTakenForAFreshCell(t *testing.T) {
 	netnstest.Root(t)
 	want := household(3)
+	young, old := t.TempDir(), t.TempDir()
+	s := open(t, young)
+	load(t, s)
+	if err := s.PutSecrets(map[cell.SecretRef]cell.Secret{"tunnel-key": cell.NewSecret("older")}); err != nil {
+		t.Fatal(err)
+	}
+	commit(t, s, factory())
+	filled(t, old)
 	for name, damage := range damages(t) {
 		for _, file := range []string{"startup", "committed", "revisions/000004.json.gz", "revisions/000003.json.gz",
 			"revisions/000002.json.gz", "revisions/000001.json.gz", "secrets/tunnel-key", "secrets/password-1"} {
 			t.Run(file+"/"+name, func(t *testing.T) {
-				early, dir := t.TempDir(), t.TempDir()
-				s := open(t, early)
-				load(t, s)
-				if err := s.PutSecrets(map[cell.SecretRef]cell.Secret{"tunnel-key": cell.NewSecret("older")}); err != nil {
+				dir := filepath.Join(t.TempDir(), "pic")
+				duplicate(t, old, dir)
+				if err := damage(filepath.Join(dir, file), filepath.Join(young, file)); err != nil {
 					t.Fatal(err)
 				}
-				commit(t, s, factory())
-				filled(t, dir)
-				if err := damage(filepath.Join(dir, file), filepath.Join(early, file)); err != nil {
-					t.Fatal(err)
-				}
-				s = open(t, dir)
+				s := open(t, dir)
 				before := snapshot(t, dir)
 				l := load(t, s)
 				switch {
@@ -152,6 +177,21 @@ func TestSeveralDamagedFilesNeverOpenTheCell(t *testing.T) {
 	}
 }
 
+func TestAnOldStartupWithoutItsWitnessIsNoticed(t *testing.T) {
+	old, dir := t.TempDir(), t.TempDir()
+	s := open(t, old)
+	load(t, s)
+	commit(t, s, factory())
+	filled(t, dir)
+	b, err := os.ReadFile(filepath.Join(old, "startup"))
+	if err := first(err, os.WriteFile(filepath.Join(dir, "startup"), b, 0o600), os.Remove(filepath.Join(dir, "committed"))); err != nil {
+		t.Fatal(err)
+	}
+	if l := load(t, open(t, dir)); l.Source != datastore.Recovered || l.State == nil || !l.State.Claimed() {
+		t.Fatalf("%s, revision %d: %v", l.Source, l.Revision, l.Problems)
+	}
+}
+
 func TestACutShortFirstBootIsFinished(t *testing.T) {
 	dir := t.TempDir()
 	s := open(t, dir)
@@ -172,13 +212,15 @@ func TestACutShortFirstBootIsFinished(t *testing.T) {
 
 func TestSecretDamageIsAnError(t *testing.T) {
 	netnstest.Root(t)
+	old := t.TempDir()
+	filled(t, old)
 	for name, damage := range damages(t) {
 		if name == "old copy" {
 			continue // an intact other value is what a backup restores
 		}
 		t.Run(name, func(t *testing.T) {
-			dir := t.TempDir()
-			filled(t, dir)
+			dir := filepath.Join(t.TempDir(), "pic")
+			duplicate(t, old, dir)
 			if err := damage(filepath.Join(dir, "secrets/tunnel-key"), ""); err != nil {
 				t.Fatal(err)
 			}

@@ -70,7 +70,7 @@ func (e *Engine) preview(base cell.Revision, a, b *cell.State, before, next comp
 		if e.equalAt(i, before, next) {
 			continue
 		}
-		if d := unified(st.Name(), before.text(i), next.text(i)); d != "" {
+		if d := Unified(st.Name(), before.text(i), next.text(i)); d != "" {
 			p.Plans = append(p.Plans, PlanDiff{st.Name(), d})
 		}
 	}
