@@ -151,7 +151,7 @@ func (c *compiler) add(view, apex string, rr []Record) {
 	})
 	rr = slices.CompactFunc(rr, func(a, b Record) bool { return compareRecords(a, b) == 0 })
 	server := "pic." + c.domains[0]
-	if view == internetView || slices.Contains(c.domains, apex) {
+	if slices.Contains(c.domains, apex) {
 		server = "pic." + apex
 	}
 	head := []Record{

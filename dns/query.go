@@ -137,18 +137,18 @@ func (q *query) pack(r *reply, recursive bool, limit int) []byte {
 		}
 		m.Extra = []mdns.RR{opt}
 	}
-	m.Truncate(limit)
 	out, err := m.Pack()
-	if err != nil || len(out) > limit {
-		// A record that can't be sent, or one RRset over the limit: say so in
-		// the smallest message there is.
-		m.Answer, m.Ns, m.Truncated = nil, nil, err == nil
-		if err != nil {
-			m.Rcode, m.Authoritative = mdns.RcodeServerFailure, false
-		}
-		if out, err = m.Pack(); err != nil {
-			return nil
-		}
+	if err == nil && len(out) <= limit {
+		return out
+	}
+	// RFC 2181 §9: what doesn't fit is not sent in part; the client comes
+	// again over TCP. A record that can't be sent at all is our failure.
+	m.Answer, m.Ns, m.Truncated = nil, nil, err == nil
+	if err != nil {
+		m.Rcode, m.Authoritative = mdns.RcodeServerFailure, false
+	}
+	if out, err = m.Pack(); err != nil {
+		return nil
 	}
 	return out
 }

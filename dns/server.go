@@ -160,14 +160,11 @@ func (s *Server) respond(wire []byte, from origin, send func([]byte)) (later fun
 	t := s.tables.Load()
 	a := t.audience(from.link, from.src)
 	finish := func(r reply) {
-		label, limit := "unknown", q.size
-		if a != nil {
-			label = a.label
-		}
+		limit := q.size
 		if from.tcp {
 			limit = mdns.MaxMsgSize - 1
 		}
-		s.counters.count(label, r.rcode)
+		s.counters.count(a, r.rcode)
 		if b := q.pack(&r, a != nil && a.recursive, limit); b != nil {
 			send(b)
 		}
