@@ -108,8 +108,11 @@ func TestRunTellsTheFirstCodeAndEveryNewOneUntilRetired(t *testing.T) {
 		var wg sync.WaitGroup
 		wg.Go(func() { _ = s.Run(ctx) })
 		synctest.Wait()
-		if count() != 1 || told[0] != s.Current() {
-			t.Errorf("told %d codes at the start", count())
+		mu.Lock()
+		first := slices.Clone(told)
+		mu.Unlock()
+		if len(first) != 1 || first[0] != s.Current() {
+			t.Errorf("told %d codes at the start", len(first))
 		}
 		time.Sleep(90*time.Minute + 10*time.Second)
 		if count() != 4 {
