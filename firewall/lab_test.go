@@ -24,7 +24,7 @@ var ctxBackground = context.Background()
 // behind the uplink and behind the exit, so that where a packet arrives tells
 // which way it took.
 type lab struct {
-	t                                             *testing.T
+	t                                          *testing.T
 	router, inet, lan, peers, exit, mail, chat *netnstest.NS
 }
 
@@ -47,7 +47,7 @@ func newLab(t *testing.T) *lab {
 		{&l.inet, "inet", "eth0", []string{"192.0.2.2/24", "2001:db8:1::2/64"}, []string{"192.0.2.1/24", "2001:db8:1::1/64"}, [2]string{"192.0.2.2", "2001:db8:1::2"}},
 		{&l.lan, "lan", "eth1", []string{"192.168.5.1/24", "2001:db8:5::1/64"}, []string{"192.168.5.9/24", "2001:db8:5::9/64"}, [2]string{"192.168.5.1", "2001:db8:5::1"}},
 		{&l.peers, "peers", "pic0", []string{"10.17.0.1/24", "fd02:304:506::1/64"},
-			[]string{"10.17.0.2/24", "10.17.0.3/24", "10.17.0.4/24", "10.17.0.5/24", "fd02:304:506::2/64", "fd02:304:506::3/64", "fd02:304:506::4/64", "fd02:304:506::5/64"},
+			[]string{"10.17.0.2/32", "10.17.0.3/32", "10.17.0.4/32", "10.17.0.5/32", "fd02:304:506::2/128", "fd02:304:506::3/128", "fd02:304:506::4/128", "fd02:304:506::5/128"},
 			[2]string{"10.17.0.1", "fd02:304:506::1"}},
 		{&l.exit, "exit", "wg_ext0", []string{"10.200.0.2/24", "fd20::2/64"}, []string{"10.200.0.1/24", "fd20::1/64"}, [2]string{"10.200.0.2", "fd20::2"}},
 		{&l.mail, "mail", "br-mail", []string{"172.20.1.1/24", "fd30:1::1/64"}, []string{"172.20.1.2/24", "fd30:1::2/64"}, [2]string{"172.20.1.1", "fd30:1::1"}},
@@ -55,6 +55,10 @@ func newLab(t *testing.T) *lab {
 	} {
 		*x.ns = netnstest.New(t, x.name)
 		netnstest.Veth(l.router, x.dev, x.router, *x.ns, "up0", x.host)
+		if x.dev == "pic0" { // peers have no neighbours: WireGuard is no broadcast medium
+			(*x.ns).Exec("ip", "route", "add", x.via[0], "dev", "up0")
+			(*x.ns).Exec("ip", "-6", "route", "add", x.via[1], "dev", "up0")
+		}
 		(*x.ns).Exec("ip", "route", "add", "default", "via", x.via[0])
 		if x.via[1] != "" {
 			(*x.ns).Exec("ip", "-6", "route", "add", "default", "via", x.via[1])
@@ -102,10 +106,10 @@ func flood(src4, src6 string) []shot {
 	for i, p := range []string{"tcp", "udp", "icmp"} {
 		port := uint16(21000 + i)
 		if src4 != "" {
-			out = append(out, shot{firewall.Packet{Src: ip(src4), Dst: ip(internet4), Protocol: p, SrcPort: port, DstPort: 443}, port})
+			out = append(out, shot{firewall.Packet{Src: ip(src4), Dst: ip(internet4), Protocol: p, SrcPort: port, DstPort: 443}, port, false})
 		}
 		if src6 != "" {
-			out = append(out, shot{firewall.Packet{Src: ip(src6), Dst: ip(internet6), Protocol: p, SrcPort: port, DstPort: 443}, port})
+			out = append(out, shot{firewall.Packet{Src: ip(src6), Dst: ip(internet6), Protocol: p, SrcPort: port, DstPort: 443}, port, false})
 		}
 	}
 	return out
@@ -127,7 +131,10 @@ func seen(t *testing.T, n *netnstest.NS) (v4, v6 int) {
 	return count("v4"), count("v6")
 }
 
-func (l *lab) apply(s *cell.State, f cell.Facts) bool { l.t.Helper(); return apply(l.t, l.router, s, f) }
+func (l *lab) apply(s *cell.State, f cell.Facts) bool {
+	l.t.Helper()
+	return apply(l.t, l.router, s, f)
+}
 
 // relay starts a transparent listener in the router and returns its end.
 func (l *lab) relay(port string) (stop func()) {

@@ -27,7 +27,7 @@ func (l *lab) closed() {
 			if ip(to).Is6() {
 				from = internet6
 			}
-			late = append(late, shot{firewall.Packet{Src: ip(from), Dst: ip(to), Protocol: p, SrcPort: 443, DstPort: 33000}, uint16(10*i + j)})
+			late = append(late, shot{firewall.Packet{Src: ip(from), Dst: ip(to), Protocol: p, SrcPort: 443, DstPort: 33000}, uint16(10*i + j), false})
 		}
 	}
 	if _, err := l.exit.Try("ip", "link", "show", "up0"); err == nil {

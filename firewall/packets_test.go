@@ -81,6 +81,7 @@ func checksum(b []byte) uint16 {
 type shot struct {
 	Packet firewall.Packet
 	ID     uint16
+	Bound  bool // the socket is bound to the source, which then decides the route
 }
 
 // sendHelper sends packets as they are, sources included, by the namespace's routes.
@@ -105,6 +106,15 @@ func sendHelper([]string) error {
 		}
 		if err := unix.SetsockoptInt(fd, unix.SOL_SOCKET, unix.SO_MARK, int(s.Packet.Mark)); err != nil {
 			return err
+		}
+		if s.Bound {
+			from := unix.Sockaddr(&unix.SockaddrInet4{Addr: [4]byte(s.Packet.Src.AsSlice()[:4])})
+			if s.Packet.Src.Is6() {
+				from = &unix.SockaddrInet6{Addr: s.Packet.Src.As16()}
+			}
+			if err := unix.Bind(fd, from); err != nil {
+				return err
+			}
 		}
 		err := unix.Sendto(fd, b, 0, to)
 		// A filter on the way out, or a missing route, is an outcome and no failure.

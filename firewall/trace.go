@@ -332,6 +332,9 @@ func (t *tracer) value(f Field) Value {
 	case InIf:
 		return name(t.pk.In)
 	case OutIf:
+		if t.pk.In == "" && t.out == "" {
+			return name("lo") // what the cell sends to itself
+		}
 		return name(t.out)
 	case Mark:
 		return num(t.mark)
