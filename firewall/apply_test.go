@@ -15,8 +15,11 @@ import (
 	"github.com/personal-internet-cell/pic/internal/netnstest"
 )
 
+// waitFor bounds every wait on a condition.
+const waitFor = 10 * time.Second
+
 func TestMain(m *testing.M) {
-	netnstest.Main(m, netnstest.Helpers{"apply": applyHelper})
+	netnstest.Main(m, netnstest.Helpers{"apply": applyHelper, "send": sendHelper, "relay": relayHelper, "dial": dialHelper})
 }
 
 // order is what the helper process in a namespace is told.

@@ -14,10 +14,15 @@ func (c *compiler) guard() Table {
 	stray := not(DAddrType, num(addrLocal))
 	t := Table{Name: "pic_guard", Sets: c.guardSets()}
 	t.Chains = []Chain{
-		{Name: "forward", Hook: &Hook{Type: "filter", At: "forward", Priority: 10}, Rules: []Rule{
-			{Match: []Match{ours, {Fields: []Field{Mark}, Mask: cell.MarkMask}}, Count: true, Do: drop, Comment: "guard: no mark"},
+		// Before routing: an error sent back to a made-up source would leave by
+		// the uplink, with a piece of the packet in it.
+		{Name: "prerouting", Hook: &Hook{Type: "filter", At: "prerouting", Priority: -160}, Rules: []Rule{
+			neighbours(),
 			{Match: []Match{ours, notIn("ours4", SAddr4)}, Count: true, Do: drop, Comment: "guard: unknown source"},
 			{Match: []Match{ours, notIn("ours6", SAddr6)}, Count: true, Do: drop, Comment: "guard: unknown source"},
+		}},
+		{Name: "forward", Hook: &Hook{Type: "filter", At: "forward", Priority: -10}, Rules: []Rule{
+			{Match: []Match{ours, {Fields: []Field{Mark}, Mask: cell.MarkMask}}, Count: true, Do: drop, Comment: "guard: no mark"},
 			{Match: []Match{exit, notIn("ours_if", OutIf)}, Count: true, Do: drop, Comment: "guard: exit link to elsewhere"},
 			{Match: []Match{in("ours_if", OutIf)}, Do: accept, Comment: "guard: to ours"},
 			{Match: []Match{in("way", Mark, OutIf)}, Do: accept, Comment: "guard: its own way"},
@@ -27,7 +32,7 @@ func (c *compiler) guard() Table {
 		}},
 		// What an exit table delivers here has a relay's socket or no answer:
 		// without these the cell's own stack would answer in its place.
-		{Name: "input", Hook: &Hook{Type: "filter", At: "input", Priority: 10}, Rules: []Rule{
+		{Name: "input", Hook: &Hook{Type: "filter", At: "input", Priority: -10}, Rules: []Rule{
 			neighbours(),
 			{Match: []Match{ours, stray, is(Transparent, num(uint8(1)))}, Do: accept, Comment: "guard: relay"},
 			{Match: []Match{ours, stray, is(L4Proto, num(protoTCP))}, Count: true, Do: Action{Kind: RejectTCP}, Comment: "guard: no relay"},
@@ -35,11 +40,12 @@ func (c *compiler) guard() Table {
 			{Match: []Match{exit, is(CTState, num(ctEstablished|ctRelated))}, Do: accept, Comment: "guard: answers"},
 			{Match: []Match{exit}, Count: true, Do: drop, Comment: "guard: unsolicited from an exit"},
 		}},
-		{Name: "output", Hook: &Hook{Type: "filter", At: "output", Priority: 10}},
+		{Name: "output", Hook: &Hook{Type: "filter", At: "output", Priority: -10}},
 	}
 	for _, r := range ownRows() {
 		if len(r.Match) > 0 {
-			t.Chains[2].Rules = append(t.Chains[2].Rules, r.rules()...)
+			out := &t.Chains[len(t.Chains)-1]
+			out.Rules = append(out.Rules, r.rules()...)
 		}
 	}
 	return t
