@@ -312,3 +312,19 @@ func TestChangesSaysLookAgainAndEnds(t *testing.T) {
 	for range changes {
 	}
 }
+
+// The loop may be late; the deadline is not.
+func TestConfirmingAfterTheDeadlineIsTooLate(t *testing.T) {
+	dir := t.TempDir()
+	synctest.Test(t, func(t *testing.T) {
+		c := boot(t, dir, newWorld()) // nobody runs the loop
+		c.must(t, addPeer("laptop", 2), minute)
+		time.Sleep(time.Minute)
+		if err := c.Confirm(t.Context(), 2, cell.Author{}); !errors.Is(err, reconcile.ErrNothingPending) {
+			t.Fatalf("error %v", err)
+		}
+		if n := c.store.Startup(); n != 1 {
+			t.Fatalf("startup is %d", n)
+		}
+	})
+}
