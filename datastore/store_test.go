@@ -246,6 +246,32 @@ func TestSecretsNeverChangeUnderTheirReference(t *testing.T) {
 	}
 }
 
+func TestAFailedWriteLeavesNoSecrets(t *testing.T) {
+	dir := t.TempDir()
+	filled(t, dir)
+	s := open(t, dir)
+	load(t, s)
+	if err := s.PutSecrets(map[cell.SecretRef]cell.Secret{"new": cell.NewSecret("x")}); err != nil {
+		t.Fatal(err)
+	}
+	inTheWay := filepath.Join(dir, "revisions", "000005.json.gz", "x")
+	if err := os.MkdirAll(inTheWay, 0o700); err != nil {
+		t.Fatal(err)
+	}
+	if err := s.Write(cell.RevisionInfo{Number: 5, Parent: 4}, household(1), nil); err == nil {
+		t.Fatal("it was written over a folder")
+	}
+	if _, err := s.Secret("new"); !errors.Is(err, datastore.ErrNoSuchSecret) {
+		t.Fatalf("the secret stays: %v", err)
+	}
+	if err := os.RemoveAll(filepath.Dir(inTheWay)); err != nil {
+		t.Fatal(err)
+	}
+	if n := commit(t, s, household(1)); n != 5 {
+		t.Fatalf("the next revision is %d", n)
+	}
+}
+
 func TestHistoryIsKeptAndChecked(t *testing.T) {
 	dir := t.TempDir()
 	s := open(t, dir)

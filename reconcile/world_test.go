@@ -119,6 +119,9 @@ func (w *world) stage(name string) reconcile.Stage {
 		if slow != nil {
 			slow(ctx, name)
 		}
+		if err := ctx.Err(); err != nil {
+			return false, err
+		}
 		w.mu.Lock()
 		defer w.mu.Unlock()
 		w.applied = append(w.applied, name)
