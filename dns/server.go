@@ -3,9 +3,11 @@ package dns
 import (
 	"cmp"
 	"context"
+	"crypto/rand"
 	"crypto/x509"
 	"errors"
 	"fmt"
+	"hash/maphash"
 	"log/slog"
 	"net"
 	"net/netip"
@@ -42,6 +44,8 @@ type Server struct {
 	resolver *resolver
 	counters counters
 	limits   limits
+	rate     rate
+	bakery   bakery
 
 	base  context.Context // ends when Run does
 	stop  context.CancelFunc
@@ -74,6 +78,8 @@ func New(c *Config) *Server {
 			}
 			return c.Dial(exit)
 		}}
+	_, _ = rand.Read(s.bakery.secret[:]) // never fails (crypto/rand)
+	s.rate.seed = maphash.MakeSeed()
 	s.limits.perSource = map[netip.Addr]int{}
 	s.tables.Store(&tables{})
 	return s
@@ -159,10 +165,20 @@ func (s *Server) respond(wire []byte, from origin, send func([]byte)) (later fun
 	}
 	t := s.tables.Load()
 	a := t.audience(from.link, from.src)
+	genuine := false
+	if q.cookie != nil {
+		now := time.Now()
+		genuine = s.bakery.genuine(q.cookie, from.src, now)
+		q.baked = s.bakery.bake(q.cookie, from.src, now)
+	}
 	finish := func(r reply) {
 		limit := q.size
-		if from.tcp {
+		switch {
+		case from.tcp:
 			limit = mdns.MaxMsgSize - 1
+		case a != nil && a == t.internet && !genuine && !s.rate.take(from.src, time.Now()):
+			limit = 0
+			s.counters.limited.Add(1)
 		}
 		s.counters.count(a, r.rcode)
 		if b := q.pack(&r, a != nil && a.recursive, limit); b != nil {

@@ -22,6 +22,8 @@ type Status struct {
 	// Panics were recovered; Dropped messages were no queries.
 	Panics  uint64 `json:"panics"`
 	Dropped uint64 `json:"dropped"`
+	// Limited answers told a source of the internet to come over TCP.
+	Limited uint64 `json:"limited"`
 }
 
 // ListenerStatus is one address, served or not.
@@ -54,7 +56,7 @@ type ForwarderStatus struct {
 // Status returns a snapshot; lists are never nil.
 func (s *Server) Status() Status {
 	st := Status{Listeners: []ListenerStatus{}, Forwarders: s.resolver.status(), Queries: s.counters.snapshot(),
-		Panics: s.counters.panics.Load(), Dropped: s.counters.dropped.Load(), Cache: s.resolver.cache.status()}
+		Panics: s.counters.panics.Load(), Dropped: s.counters.dropped.Load(), Limited: s.counters.limited.Load(), Cache: s.resolver.cache.status()}
 	s.mu.Lock()
 	for a := range s.listeners {
 		st.Listeners = append(st.Listeners, ListenerStatus{Address: a.String(), Up: true})
@@ -77,7 +79,7 @@ func (s *Server) Notices() []cell.Notice {
 		}
 	}
 	for _, f := range st.Forwarders {
-		if !f.Healthy && f.Failures > 2 {
+		if f.Exit == "" && !f.Healthy && f.Failures > 2 { // an exit that is down has a notice of its own
 			out = append(out, cell.Notice{Code: "dns_forwarder", Subject: f.Address, Severity: cell.Warning,
 				Text: "the forwarder " + f.Address + " does not answer (" + f.Problem + "): check the uplink, or name another one under DNS"})
 		}
@@ -112,6 +114,7 @@ func (r *resolver) status() []ForwarderStatus {
 // counters of the whole server.
 type counters struct {
 	panics, dropped atomic.Uint64
+	limited         atomic.Uint64
 	answers         [4][24]atomic.Uint64 // by place in labels, and response code
 }
 
