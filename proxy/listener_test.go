@@ -12,6 +12,7 @@ import (
 	"os"
 	"os/signal"
 	"strings"
+	"sync"
 	"syscall"
 	"testing"
 	"testing/synctest"
@@ -160,25 +161,27 @@ func TestSlowClientsAreCut(t *testing.T) {
 			conn := p.dial("192.168.1.50", "192.168.1.10")
 			defer conn.Close()
 			began := time.Now()
+			var wg sync.WaitGroup
 			switch name {
 			case "dripping header":
-				go func() {
+				wg.Go(func() {
 					for _, b := range []byte("GET / HTTP/1.1\r\nHost: home.internal\r\nX-A: " + strings.Repeat("a", 1000)) {
 						if _, err := conn.Write([]byte{b}); err != nil {
 							return
 						}
 						<-time.After(500 * time.Millisecond)
 					}
-				}()
+				})
 			case "idle":
 				limit = 61 * time.Second
-				// A HEAD of the wrong port is answered and kept open.
-				go fmt.Fprint(conn, "GET / HTTP/1.1\r\nHost: home.internal\r\n\r\n")
+				wg.Go(func() { fmt.Fprint(conn, "GET / HTTP/1.1\r\nHost: home.internal\r\n\r\n") })
 			}
 			_, _ = io.Copy(io.Discard, conn) // until it is closed
 			if d := time.Since(began); d > limit {
 				t.Errorf("%s: held for %v", name, d)
 			}
+			conn.Close()
+			wg.Wait()
 		})
 	}
 }
