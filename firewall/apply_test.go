@@ -19,7 +19,8 @@ import (
 const waitFor = 10 * time.Second
 
 func TestMain(m *testing.M) {
-	netnstest.Main(m, netnstest.Helpers{"apply": applyHelper, "send": sendHelper, "relay": relayHelper, "dial": dialHelper})
+	netnstest.Main(m, netnstest.Helpers{"apply": applyHelper, "send": sendHelper, "relay": relayHelper, "dial": dialHelper,
+		"serve": serveHelper, "watch": watchHelper})
 }
 
 // order is what the helper process in a namespace is told.
@@ -112,13 +113,5 @@ func TestTextIsAcceptedByNft(t *testing.T) {
 		if out, err := n.Try("nft", "-c", "-f", f); err != nil {
 			t.Fatalf("%v\n%s", err, out)
 		}
-	}
-}
-
-func TestApplyTwiceChangesNothing(t *testing.T) {
-	netnstest.Need(t, "nft")
-	n := netnstest.New(t, "twice")
-	if !apply(t, n, household(), facts(cell.ScopeFull)) {
-		t.Fatal("the first Apply changed nothing")
 	}
 }

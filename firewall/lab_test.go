@@ -8,6 +8,7 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"os/exec"
 	"regexp"
 	"strconv"
 	"strings"
@@ -139,12 +140,24 @@ func (l *lab) apply(s *cell.State, f cell.Facts) bool {
 // relay starts a transparent listener in the router and returns its end.
 func (l *lab) relay(port string) (stop func()) {
 	l.t.Helper()
-	c := l.router.Self("relay", port)
+	return start(l.t, l.router.Self("relay", port))
+}
+
+// serve starts a server that says a word and the client's address.
+func serve(t *testing.T, n *netnstest.NS, word string, addrs ...string) {
+	t.Helper()
+	start(t, n.Self("serve", append([]string{word}, addrs...)...))
+}
+
+// start starts a helper and waits until it says that it is ready.
+func start(t *testing.T, c *exec.Cmd) (stop func()) {
+	t.Helper()
 	r, w := io.Pipe()
 	c.Stdout = w
-	stop = netnstest.Start(l.t, c)
+	stop = netnstest.Start(t, c)
+	t.Cleanup(func() { _ = r.Close() })
 	if line, err := bufio.NewReader(r).ReadString('\n'); err != nil || line != "ready\n" {
-		l.t.Fatalf("the relay says %q, %v", line, err)
+		t.Fatalf("the helper says %q, %v", line, err)
 	}
 	return stop
 }

@@ -5,7 +5,6 @@ import (
 	"encoding/json"
 	"fmt"
 	"net"
-	"net/netip"
 	"os"
 	"syscall"
 	"time"
@@ -134,6 +133,31 @@ func sendHelper([]string) error {
 	return nil
 }
 
+// serveHelper answers every TCP connection with a word and where it came from.
+// Its arguments are the word and the addresses to listen on.
+func serveHelper(args []string) error {
+	for _, a := range args[1:] {
+		ln, err := net.Listen("tcp", a)
+		if err != nil {
+			return err
+		}
+		go func() {
+			for {
+				c, err := ln.Accept()
+				if err != nil {
+					return
+				}
+				host, _, _ := net.SplitHostPort(c.RemoteAddr().String())
+				fmt.Fprintf(c, "%s %s", args[0], host)
+				_ = c.Close()
+			}
+		}()
+	}
+	fmt.Println("ready")
+	time.Sleep(time.Hour) // the test kills this process
+	return nil
+}
+
 // relayHelper is a dialed exit's relay as far as the firewall cares:
 // transparent listeners, v4 and v6, that say whom the connection was for.
 func relayHelper(args []string) error {
@@ -188,5 +212,3 @@ func dialHelper(args []string) error {
 	fmt.Print(string(b[:n]))
 	return err
 }
-
-func addrOf(s string) netip.Addr { return netip.MustParseAddr(s) }
