@@ -12,8 +12,7 @@ import { PeerFields } from '../parts/PeerFields'
 import { PeerReady } from '../parts/PeerReady'
 import { Review } from '../parts/Review'
 import { generateKeys } from '../wireguard/keys'
-import { newPeer, peerFields, peerSchema, type PeerValues } from './peerForm'
-import { toInput } from './peerForm'
+import { newPeer, peerFields, peerSchema, toInput, type PeerValues } from './peerForm'
 
 /** The private key is held here and nowhere else: not in a query, the history, the storage or a request. */
 type Draft = { body: PeerInput; privateKey: string; preview: Preview }
