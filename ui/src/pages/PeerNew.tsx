@@ -38,7 +38,7 @@ export function PeerNew() {
 
   if (ready && draft) {
     return (
-      <Page key="ready" title={t('peer.ready.title', { name: ready.created.peer.name })} back={{ to: '/peers', label: t('peers.title') }}>
+      <Page key="ready" title={t('peer.ready.title', { name: ready.created.peer.name })} wide back={{ to: '/peers', label: t('peers.title') }}>
         <PeerReady created={ready.created} privateKey={draft.privateKey} pending={ready.confirmBy !== ''} onDone={() => void navigate('/peers')} />
       </Page>
     )
