@@ -26,23 +26,23 @@ export function listen(queries: QueryClient, onState: (live: boolean) => void, o
   const lookAgain = (all: boolean) => {
     everything ||= all
     look ??= setTimeout(() => {
-      const all = everything
+      const wide = everything
       look = undefined
       everything = false
       void queries.invalidateQueries({
         predicate: ({ queryKey: [key] }) =>
-          key !== me.queryKey[0] && key !== setupStep.queryKey[0] && (all || key === 'status' || key === 'peers'),
+          key !== me.queryKey[0] && key !== setupStep.queryKey[0] && (wide || key === 'status' || key === 'peers'),
       })
     }, quiet)
   }
 
   const connect = () => {
     source = open('/api/events')
-    source.onopen = () => {
+    source.addEventListener('open', () => {
       if (failures > 0) lookAgain(true)
       failures = 0
       onState(true)
-    }
+    })
     source.addEventListener('revision', (event) => {
       let n = 0
       try {
@@ -55,7 +55,7 @@ export function listen(queries: QueryClient, onState: (live: boolean) => void, o
       lookAgain(true)
     })
     source.addEventListener('status', () => lookAgain(false))
-    source.onerror = () => {
+    source.addEventListener('error', () => {
       // The browser would retry by itself, but never after an error status and without backing off.
       source?.close()
       if (stopped) return
@@ -64,7 +64,7 @@ export function listen(queries: QueryClient, onState: (live: boolean) => void, o
       // A lost session looks the same as a lost network from here; asking who we are tells them apart.
       void queries.invalidateQueries({ queryKey: me.queryKey })
       retry = setTimeout(connect, backoff(failures))
-    }
+    })
   }
   connect()
 

@@ -130,7 +130,7 @@ function Body({ status: s }: { status: Status }) {
             <dd>{s.cell.version}</dd>
             <dt>{t('overview.publicKey')}</dt>
             <dd>
-              <code className="mr-2">{s.wireguard.public_key}</code>
+              <code className="mr-2 text-[0.86rem]">{s.wireguard.public_key}</code>
               <CopyButton text={s.wireguard.public_key} small />
             </dd>
           </dl>

@@ -45,11 +45,12 @@ export const newPeer: PeerValues = {
   note: '',
 }
 
+const two = (n: number) => String(n).padStart(2, '0')
+
 /** The value of a datetime-local field, in this browser's time zone; "" for no moment. */
 export function toLocalInput(time: string | null): string {
   if (!time) return ''
   const date = new Date(time)
-  const two = (n: number) => String(n).padStart(2, '0')
   return `${date.getFullYear()}-${two(date.getMonth() + 1)}-${two(date.getDate())}T${two(date.getHours())}:${two(date.getMinutes())}`
 }
 

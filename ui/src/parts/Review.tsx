@@ -45,6 +45,8 @@ export function Review<T>({
     mutationFn: (o: CommitOptions) => commit(o),
     onSuccess: (outcome) => {
       announce(outcome.confirmBy ? t('peer.committedPending', { n: outcome.revision }) : t('peer.committed', { n: outcome.revision }))
+      // What no page shows is dropped, or the next one would start with the state before.
+      queries.removeQueries({ type: 'inactive', predicate: ({ queryKey: [key] }) => key !== 'me' })
       void queries.invalidateQueries({ predicate: ({ queryKey: [key] }) => key !== 'me' && key !== 'preview' })
       onDone(outcome)
     },

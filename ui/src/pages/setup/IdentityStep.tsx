@@ -75,9 +75,9 @@ export function IdentityStep({ at, busy, error, send, back }: StepProps) {
         </p>
       )}
       <SelectField label={t('setup.identity.timezone')} error={errors.timezone?.message} {...form.register('timezone')}>
-        {zones().map((z) => (
-          <option key={z} value={z}>
-            {z.replaceAll('_', ' ')}
+        {zones().map((zone) => (
+          <option key={zone} value={zone}>
+            {zone.replaceAll('_', ' ')}
           </option>
         ))}
       </SelectField>
