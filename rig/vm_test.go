@@ -42,7 +42,7 @@ func household(t *testing.T) *labtest.Lab {
 	init := filepath.Join(l.Dir(), "init.json")
 	b, err := json.Marshal(map[string]string{
 		"cell_name": "home", "domain_mode": "lan", "timezone": "UTC",
-		"user": "admin", "password": "a long enough passphrase",
+		"user": "admin", "password": "walrus lantern gravel sonnet 41",
 	})
 	if err != nil {
 		t.Fatal(err)

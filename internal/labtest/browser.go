@@ -17,8 +17,11 @@ import (
 func (l *Lab) Chromium(h *Host, script string, args, result any) {
 	l.t.Helper()
 	netnstest.Need(l.t, "node", "chromium")
-	from := filepath.Join(l.o.UI, "package.json")
-	if _, err := os.Stat(filepath.Join(l.o.UI, "node_modules/playwright-core")); err != nil {
+	ui, err := filepath.Abs(l.o.UI)
+	if err != nil {
+		l.t.Fatal(err)
+	}
+	if _, err := os.Stat(filepath.Join(ui, "node_modules/playwright-core")); err != nil {
 		l.t.Fatalf("the browser needs playwright-core: make ui (%v)", err)
 	}
 	path, err := filepath.Abs(script)
@@ -36,7 +39,7 @@ func (l *Lab) Chromium(h *Host, script string, args, result any) {
 	ctx, cancel := context.WithTimeout(context.Background(), 3*time.Minute)
 	defer cancel()
 	c := h.command(ctx, "node", path)
-	c.Env = append(os.Environ(), "ARGS="+string(in), "PLAYWRIGHT_FROM="+from, "HOME="+home, "TMPDIR="+home)
+	c.Env = append(os.Environ(), "ARGS="+string(in), "PLAYWRIGHT_FROM="+filepath.Join(ui, "package.json"), "HOME="+home, "TMPDIR="+home)
 	var stdout, stderr bytes.Buffer
 	c.Stdout, c.Stderr = &stdout, &stderr
 	err = c.Run()

@@ -16,7 +16,7 @@ import (
 	"github.com/personal-internet-cell/pic/internal/netnstest"
 )
 
-const password = "correct horse battery staple"
+const password = "walrus lantern gravel sonnet 41"
 
 // binary returns the cell's program: PIC_BINARY, or one built here.
 func binary(t *testing.T) string {
