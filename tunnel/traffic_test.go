@@ -166,7 +166,7 @@ func portTaken(t *testing.T, userspace bool) {
 	}
 }
 
-func TestUserspaceDriftIsNoticed(t *testing.T) { driftIsNoticed(t, true) }
+func TestUserspaceDriftIsNoticed(t *testing.T) { t.Parallel(); driftIsNoticed(t, true) }
 
 func TestKernelDriftIsNoticed(t *testing.T) { needKernel(t); driftIsNoticed(t, false) }
 
