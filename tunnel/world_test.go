@@ -58,12 +58,16 @@ func inWorld(t *testing.T, userspace, plain bool) {
 // must run and a kernel without WireGuard is a failure.
 func needKernel(t *testing.T) {
 	t.Helper()
-	if os.Getenv("PIC_VMTEST") == "1" {
-		return
+	must := os.Getenv("PIC_VMTEST") == "1"
+	if !must {
+		netnstest.Root(t)
 	}
-	netnstest.Root(t)
-	ns := netnstest.New(t, "probe")
-	if out, err := ns.Try("ip", "link", "add", "probe0", "type", "wireguard"); err != nil {
+	out, err := netnstest.New(t, "probe").Try("ip", "link", "add", "probe0", "type", "wireguard")
+	switch {
+	case err == nil:
+	case must:
+		t.Fatalf("this kernel was to have WireGuard: %v: %s", err, out)
+	default:
 		t.Skipf("SKIPPED (privileged) %s: this kernel has no WireGuard: %s", t.Name(), out)
 	}
 }
