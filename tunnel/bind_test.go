@@ -29,7 +29,8 @@ func TestCarrierServesBothFamiliesAtOnce(t *testing.T) {
 		peers []*net.UDPConn
 		eps   []conn.Endpoint
 	)
-	for i, local := range []string{"127.0.0.1", "::1"} {
+	// 127.0.0.9 is ours too, but not the address the kernel would answer from.
+	for i, local := range []string{"127.0.0.9", "::1"} {
 		a := netip.MustParseAddr(local)
 		c, err := net.DialUDP("udp", nil, net.UDPAddrFromAddrPort(netip.AddrPortFrom(a, port)))
 		must(t, err)
@@ -57,8 +58,8 @@ func TestCarrierServesBothFamiliesAtOnce(t *testing.T) {
 				bufs = append(bufs, fmt.Appendf(nil, "%d %d %d", round, i, j))
 			}
 			must(t, b.Send(bufs, eps[i]))
-			if round%2 == 1 {
-				eps[i].ClearSrc()
+			if i == 1 && round == 25 {
+				eps[i].ClearSrc() // the kernel's choice is as good here
 			}
 			got := make([]byte, 100)
 			for _, want := range bufs {

@@ -155,6 +155,7 @@ func TestStockToolsReadTheClientConfig(t *testing.T) {
 // The file alone, put up by stock wg-quick over the stock implementation, is
 // enough to reach the cell in both families and to use its name server.
 func TestStockClientJoins(t *testing.T) {
+	t.Parallel()
 	netnstest.Root(t)
 	netnstest.Need(t, "wg-quick", "wg", "ping", "nft", "unshare", "resolvconf", "go")
 	implementation := filepath.Join(t.TempDir(), "wireguard-go")

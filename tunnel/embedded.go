@@ -1,6 +1,7 @@
 package tunnel
 
 import (
+	"errors"
 	"fmt"
 	"log/slog"
 	"net"
@@ -31,18 +32,23 @@ func newEmbedded(name string, mtu int, plain bool, log *slog.Logger) (*embedded,
 	})}, nil
 }
 
+const tunDevice = "/dev/net/tun"
+
 // openTUN opens a TUN with segmentation offload (IFF_VNET_HDR), five times
 // faster, or without: some vendor kernels refuse it, and some corrupt large
 // segments, which only a person can notice (plain).
 func openTUN(name string, mtu int, plain bool, log *slog.Logger) (tun.Device, error) {
+	if _, err := os.Stat(tunDevice); err != nil { // CreateTUN's own error for this can't be told apart
+		return nil, err
+	}
 	if !plain {
 		t, err := tun.CreateTUN(name, mtu)
-		if err != unix.EINVAL {
+		if !errors.Is(err, unix.EINVAL) {
 			return t, err
 		}
 		log.Warn("this kernel refuses segmentation offload on a TUN; going on without it", "device", name)
 	}
-	fd, err := unix.Open("/dev/net/tun", unix.O_RDWR|unix.O_CLOEXEC|unix.O_NONBLOCK, 0)
+	fd, err := unix.Open(tunDevice, unix.O_RDWR|unix.O_CLOEXEC|unix.O_NONBLOCK, 0)
 	if err != nil {
 		return nil, err
 	}
@@ -56,7 +62,7 @@ func openTUN(name string, mtu int, plain bool, log *slog.Logger) (tun.Device, er
 		_ = unix.Close(fd)
 		return nil, err
 	}
-	f := os.NewFile(uintptr(fd), "/dev/net/tun")
+	f := os.NewFile(uintptr(fd), tunDevice)
 	t, err := tun.CreateTUNFromFile(f, mtu)
 	if err != nil {
 		_ = f.Close()

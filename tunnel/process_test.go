@@ -45,7 +45,7 @@ type reply struct {
 // control is the cell's process: it owns a controller and does as it is told.
 func control(args []string) error {
 	h := &household{}
-	c := h.controller(nil, args[0] == "true")
+	c := h.controller(tunnel.NewHost(quiet, args[0] == "plain"), args[0] != "kernel")
 	drift := make(chan struct{}, 100)
 	watch := c.Watch(func() { drift <- struct{}{} })
 	go func() { _ = watch.Run(bg) }()
@@ -92,9 +92,10 @@ type remote struct {
 	Kill func() // as SIGKILL does: no clean end
 }
 
-func startControl(t testing.TB, ns *netnstest.NS, userspace bool) *remote {
+// startControl starts a control process; mode is kernel, userspace or plain.
+func startControl(t testing.TB, ns *netnstest.NS, mode string) *remote {
 	t.Helper()
-	c := ns.Self("control", fmt.Sprint(userspace))
+	c := ns.Self("control", mode)
 	in, err := c.StdinPipe()
 	must(t, err)
 	out, w := io.Pipe()

@@ -31,7 +31,14 @@ func newSite(t testing.TB, userspace bool) *site {
 	return s
 }
 
-func (s *site) control() *remote { s.t.Helper(); return startControl(s.t, s.cell, s.userspace) }
+func (s *site) control() *remote {
+	s.t.Helper()
+	mode := "kernel"
+	if s.userspace {
+		mode = "userspace"
+	}
+	return startControl(s.t, s.cell, mode)
+}
 
 // join starts both machines' own WireGuard: a over IPv4, b over IPv6.
 func (s *site) join() {
@@ -108,6 +115,15 @@ func traffic(t *testing.T, userspace bool) {
 	s.reaches(s.a, time.Second)
 }
 
+// Without segmentation offload, for kernels that break it.
+func TestUserspacePlainTUNTraffic(t *testing.T) {
+	s := newSite(t, true)
+	startControl(t, s.cell, "plain").apply(s.h)
+	s.join()
+	s.reaches(s.a, 10*time.Second)
+	s.reaches(s.b, 10*time.Second)
+}
+
 func TestUserspaceCarrierPacketsBearTheBypassMark(t *testing.T) {
 	netnstest.Need(t, "nft")
 	s := newSite(t, true)
@@ -166,7 +182,7 @@ func portTaken(t *testing.T, userspace bool) {
 	}
 }
 
-func TestUserspaceDriftIsNoticed(t *testing.T) { driftIsNoticed(t, true) }
+func TestUserspaceDriftIsNoticed(t *testing.T) { t.Parallel(); driftIsNoticed(t, true) }
 
 func TestKernelDriftIsNoticed(t *testing.T) { needKernel(t); driftIsNoticed(t, false) }
 
