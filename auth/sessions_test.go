@@ -317,11 +317,14 @@ func TestStreamsAreToldWithinASecondAndActivityIsSavedOnceAMinute(t *testing.T) 
 			t.Errorf("%d saves in five minutes", n)
 		}
 
-		goneDone := s.Done(gone.ID)
+		u.set("bob", cell.RoleAdmin)
+		_, demoted := s.Create("bob", cell.RoleAdmin, home)
+		goneDone, demotedDone := s.Done(gone.ID), s.Done(demoted.ID)
 		u.set("ada", "")
+		u.set("bob", cell.RolePeer)
 		time.Sleep(time.Second)
-		if !isClosed(goneDone) {
-			t.Error("the stream of a deleted user is open after a second")
+		if !isClosed(goneDone) || !isClosed(demotedDone) {
+			t.Error("the stream of a deleted or demoted user is open after a second")
 		}
 		for range 25*60 + 1 {
 			time.Sleep(time.Second)

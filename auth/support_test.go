@@ -10,6 +10,7 @@ import (
 
 	"github.com/personal-internet-cell/pic/auth"
 	"github.com/personal-internet-cell/pic/cell"
+	"github.com/personal-internet-cell/pic/internal/lifecycle"
 )
 
 // memory is a Store that can be broken.
@@ -142,3 +143,6 @@ func mustHash(t *testing.T, p *auth.Passwords, pw string) cell.Secret {
 	}
 	return h
 }
+
+// What runs for long is a task.
+var _ = []lifecycle.Task{(*auth.Sessions)(nil), (*auth.Backoff)(nil), (*auth.SetupCode)(nil)}

@@ -207,6 +207,15 @@ func TestOnlyOwnNamesAndAddressesAreAnswered(t *testing.T) {
 	}
 }
 
+// What a resolver may read as an address is neither a name nor an address.
+func TestNumbersInDisguiseAreNoHosts(t *testing.T) {
+	for _, text := range []string{"3232237313", "0xc0a80701", "192.168.1793", "0300.0250.07.01", "1.2.3.0x7f", "example.1", "[fe80::1%eth0]", "fe80::1", "[1.2.3.4]"} {
+		if h, err := auth.ParseHost(text); err == nil {
+			t.Errorf("%q is %+v", text, h)
+		}
+	}
+}
+
 func FuzzParseHost(f *testing.F) {
 	for host := range hostCases {
 		f.Add(host)
