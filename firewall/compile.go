@@ -259,6 +259,8 @@ func (c *compiler) inputRules() []Rule {
 		rules = append(rules,
 			// Only the uplink may tell the cell its routes.
 			Rule{Match: []Match{in("uplink_if", InIf), is(HopLimit, num(uint8(255))), is(ICMP6Type, num(134))}, Do: accept, Comment: "router advertisement"},
+			// RFC 4890 §4.4.1: without these a switch that snoops forgets the cell.
+			Rule{Match: []Match{in("private6", SAddr6), in("mld", ICMP6Type)}, Do: accept, Comment: "multicast listener discovery"},
 			Rule{Match: invalid, Count: true, Do: drop, Comment: "invalid"})
 	}
 	return append(rules, link("link4", SAddr4), link("link6", SAddr6),

@@ -41,7 +41,7 @@ type Row struct {
 	Full bool
 }
 
-// chainFor is where a row's rules live.
+// chain is where a row's rules live.
 func (r *Row) chain() string {
 	if r.From == FromOwn {
 		return "output"
