@@ -289,7 +289,7 @@ func (c *compiler) rowChains(rows []Row) []Chain {
 	var out []Chain
 	for i := range rows {
 		r := &rows[i]
-		if r.From == FromOwn || (r.Full && !c.full) {
+		if r.guarded() || (r.Full && !c.full) {
 			continue
 		}
 		n := slices.IndexFunc(out, func(ch Chain) bool { return ch.Name == r.chain() })
@@ -303,7 +303,7 @@ func (c *compiler) rowChains(rows []Row) []Chain {
 
 // rules of a row: one, or one for each family where it compares addresses.
 func (r *Row) rules() []Rule {
-	rule := Rule{Match: r.Match, Do: r.Do, Comment: r.ID, Count: r.Do.Kind == Drop}
+	rule := Rule{Match: r.Match, Do: r.Do, Comment: r.ID, Count: r.Do.Kind == Drop || r.Do.Kind == Reject || r.Do.Kind == RejectTCP}
 	generic := slices.ContainsFunc(r.Do.Fields, Field.generic)
 	for _, m := range r.Match {
 		generic = generic || slices.ContainsFunc(m.Fields, Field.generic)

@@ -15,6 +15,7 @@ import (
 
 	"github.com/personal-internet-cell/pic/cell"
 	"github.com/personal-internet-cell/pic/firewall"
+	"github.com/personal-internet-cell/pic/internal/netnstest"
 )
 
 // flapHelper applies two states in turn, as often as its argument says: each
@@ -91,5 +92,59 @@ func TestNothingLeaksWhileTablesAreReplaced(t *testing.T) {
 	t.Logf("%d IPv4 and %d IPv6 packets went through the exit meanwhile", v4, v6)
 	if v4 < 1000 || v6 < 1000 {
 		t.Errorf("only %d IPv4 and %d IPv6 packets: the storm proves little", v4, v6)
+	}
+}
+
+// What was counted survives a replacement of the rules.
+func TestCountersOutliveTheRules(t *testing.T) {
+	l := newLab(t)
+	s := household()
+	l.apply(s, facts(cell.ScopeFull))
+	send(t, l.peers, flood("10.17.0.3", "fd02:304:506::3")...)
+	wantSome(t, "the exit", l.exit)
+	s.Exits = append(s.Exits, cell.Exit{ID: "tor2", Type: cell.ExitTor, Slot: 1, Enabled: true})
+	r, err := tryApply(l.router, order{State: s, Facts: facts(cell.ScopeFull)})
+	if err != nil || !r.Changed[0] {
+		t.Fatal(r, err)
+	}
+	var exit, leak bool
+	for _, c := range r.Counters {
+		exit = exit || c.Mark == 0x10 && c.Interface == "wg_ext0" && !c.Leak && c.Packets == 6 && c.Bytes > 200
+		leak = leak || c.Mark == 0x10 && c.Interface == "eth0" && c.Leak && c.Packets == 0
+	}
+	if !exit || !leak {
+		t.Errorf("%+v", r.Counters)
+	}
+}
+
+// Another program that changes its tables all the time keeps us from nothing.
+func TestApplyWhileOthersWrite(t *testing.T) {
+	l := newLab(t)
+	netnstest.Start(t, l.router.Command("sh", "-c", "while :; do nft add table inet foreign; nft delete table inet foreign; done"))
+	one := household()
+	two := one.Clone()
+	two.Exits = append(two.Exits, cell.Exit{ID: "tor2", Type: cell.ExitTor, Slot: 1, Enabled: true})
+	three := two.Clone()
+	addPeer(three, "new", "nl")
+	for i := range 6 {
+		if !l.apply([]*cell.State{one, two, three}[i%3], facts(cell.ScopeFull)) {
+			t.Fatalf("apply %d changed nothing", i)
+		}
+	}
+}
+
+func TestForeignDropAndStrictFilterAreNoticed(t *testing.T) {
+	l := newLab(t)
+	o := order{State: household(), Facts: facts(cell.ScopeTunnel)}
+	r, err := tryApply(l.router, o)
+	if err != nil || len(r.Notices) != 0 {
+		t.Fatalf("%+v, %v", r, err)
+	}
+	l.router.Exec("nft", "add", "table", "ip", "filter")
+	l.router.Exec("nft", "add", "chain", "ip", "filter", "FORWARD", "{ type filter hook forward priority 0; policy drop; }")
+	l.router.Sysctl("net.ipv4.conf.all.rp_filter", "1")
+	r, err = tryApply(l.router, o)
+	if err != nil || len(r.Notices) != 2 || r.Notices[0].Code != "firewall_foreign_drop" || r.Notices[1].Code != "firewall_rp_filter" {
+		t.Fatalf("%+v, %v", r, err)
 	}
 }
