@@ -20,7 +20,7 @@ const waitFor = 10 * time.Second
 
 func TestMain(m *testing.M) {
 	netnstest.Main(m, netnstest.Helpers{"apply": applyHelper, "send": sendHelper, "relay": relayHelper, "dial": dialHelper,
-		"serve": serveHelper, "watch": watchHelper})
+		"serve": serveHelper, "watch": watchHelper, "flap": flapHelper, "storm": stormHelper})
 }
 
 // order is what the helper process in a namespace is told.
@@ -32,8 +32,9 @@ type order struct {
 
 // result is what it answers.
 type result struct {
-	Changed []bool // of the first and the second Apply
-	Notices []cell.Notice
+	Changed  []bool // of the first and the second Apply
+	Notices  []cell.Notice
+	Counters []firewall.Counter
 }
 
 func applyHelper([]string) error {
@@ -60,6 +61,9 @@ func applyHelper([]string) error {
 		r.Changed = append(r.Changed, changed)
 	}
 	r.Notices = c.Notices()
+	if r.Counters, err = c.Counters(); err != nil {
+		return err
+	}
 	return json.NewEncoder(os.Stdout).Encode(r)
 }
 

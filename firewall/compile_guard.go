@@ -2,6 +2,7 @@ package firewall
 
 import (
 	"net/netip"
+	"slices"
 
 	"github.com/personal-internet-cell/pic/cell"
 )
@@ -11,7 +12,6 @@ import (
 // never depends on the state, so in practice only its elements change.
 func (c *compiler) guard() Table {
 	ours, exit := in("ours_if", InIf), in("exit_if", InIf)
-	stray := not(DAddrType, num(addrLocal))
 	t := Table{Name: "pic_guard", Sets: c.guardSets()}
 	t.Chains = []Chain{
 		// Before routing: an error sent back to a made-up source would leave by
@@ -30,25 +30,26 @@ func (c *compiler) guard() Table {
 			{Match: []Match{ours, in("lan6", DAddr6)}, Do: accept, Comment: "guard: granted LAN"},
 			{Match: []Match{ours}, Count: true, Do: drop, Comment: "guard: another way"},
 		}},
-		// What an exit table delivers here has a relay's socket or no answer:
-		// without these the cell's own stack would answer in its place.
-		{Name: "input", Hook: &Hook{Type: "filter", At: "input", Priority: -10}, Rules: []Rule{
-			neighbours(),
-			{Match: []Match{ours, stray, is(Transparent, num(uint8(1)))}, Do: accept, Comment: "guard: relay"},
-			{Match: []Match{ours, stray, is(L4Proto, num(protoTCP))}, Count: true, Do: Action{Kind: RejectTCP}, Comment: "guard: no relay"},
-			{Match: []Match{ours, stray}, Count: true, Do: Action{Kind: Reject}, Comment: "guard: not through this exit"},
-			{Match: []Match{exit, is(CTState, num(ctEstablished|ctRelated))}, Do: accept, Comment: "guard: answers"},
-			{Match: []Match{exit}, Count: true, Do: drop, Comment: "guard: unsolicited from an exit"},
-		}},
-		{Name: "output", Hook: &Hook{Type: "filter", At: "output", Priority: -10}},
-	}
-	for _, r := range ownRows() {
-		if len(r.Match) > 0 {
-			out := &t.Chains[len(t.Chains)-1]
-			out.Rules = append(out.Rules, r.rules()...)
-		}
+		{Name: "input", Hook: &Hook{Type: "filter", At: "input", Priority: -10}, Rules: slices.Concat(
+			[]Rule{neighbours()}, rowRules(relayRows()), []Rule{
+				{Match: []Match{exit, is(CTState, num(ctEstablished|ctRelated))}, Do: accept, Comment: "guard: answers"},
+				{Match: []Match{exit}, Count: true, Do: drop, Comment: "guard: unsolicited from an exit"},
+			})},
+		{Name: "output", Hook: &Hook{Type: "filter", At: "output", Priority: -10}, Rules: rowRules(ownRows())},
 	}
 	return t
+}
+
+// rowRules are the rules of rows, those apart that only say what the chain's
+// policy does.
+func rowRules(rows []Row) []Rule {
+	var out []Rule
+	for i := range rows {
+		if len(rows[i].Match) > 0 {
+			out = append(out, rows[i].rules()...)
+		}
+	}
+	return out
 }
 
 func (c *compiler) guardSets() []Set {

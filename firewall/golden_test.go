@@ -72,7 +72,7 @@ where the mark has no way. A packet from a peer or service carries the mark of i
 that is "direct"; one whose source is unknown is dropped before any row. Rows marked "full" exist
 only where the whole box belongs to the cell (` + "`--scope full`" + `); with ` + "`--scope tunnel`" + ` the machine's
 own input is left alone. The tables are looked up in this order: local, 100 (prefixes of ours),
-the exit's, and main for packets marked direct only.
+the exit's, and main for packets marked direct only. An exit that is down answers "no route to host".
 
 `)
 	var last firewall.Ingress
