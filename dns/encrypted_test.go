@@ -5,6 +5,7 @@ import (
 	"crypto/tls"
 	"crypto/x509"
 	"io"
+	"log"
 	"net"
 	"net/http"
 	"net/http/httptest"
@@ -38,6 +39,7 @@ func TestForwardingOverTLSAndHTTPS(t *testing.T) {
 		_, _ = w.Write(out)
 	}))
 	web.EnableHTTP2 = true
+	web.Config.ErrorLog = log.New(io.Discard, "", 0) // one client is meant to refuse it
 	web.StartTLS()
 	defer web.Close()
 	roots := x509.NewCertPool()

@@ -434,6 +434,19 @@ func compileNoListen(t testing.TB, s *cell.State, f cell.Facts) dns.Views {
 	return v
 }
 
+func BenchmarkAnswer(b *testing.B) {
+	s := inMemory(b, nil)
+	m := question("files.home.pic.ngo.", mdns.TypeA)
+	m.SetEdns0(1232, false)
+	wire, _ := m.Pack()
+	b.ReportAllocs()
+	for b.Loop() {
+		if s.Serve(wire, "pic0", laptop, false) == nil {
+			b.Fatal("no answer")
+		}
+	}
+}
+
 func FuzzQuery(f *testing.F) {
 	s := inMemory(f, nil)
 	for _, name := range []string{"files.home.pic.ngo.", "big.home.pic.ngo.", "www.home.pic.ngo.", "a.apps.home.pic.ngo."} {

@@ -23,6 +23,7 @@ import (
 	"golang.org/x/sys/unix"
 
 	"github.com/personal-internet-cell/pic/cell"
+	"github.com/personal-internet-cell/pic/internal/lifecycle"
 	"github.com/personal-internet-cell/pic/internal/netnstest"
 	"github.com/personal-internet-cell/pic/ntp"
 )
@@ -30,6 +31,8 @@ import (
 func TestMain(m *testing.M) {
 	netnstest.Main(m, netnstest.Helpers{"server": serverHelper})
 }
+
+var _ lifecycle.Task = (*ntp.Server)(nil)
 
 var (
 	quiet  = slog.New(slog.DiscardHandler)

@@ -120,8 +120,12 @@ func (s *Server) reconcile(want []netip.AddrPort) (changed bool, err error) {
 		}
 		c, err := listen(s.base, a)
 		if err != nil {
-			errs = append(errs, err)
 			problems[a] = err.Error()
+			// A kernel without IPv6 is no fault that a person or a return to an
+			// older revision could mend: it is shown, and nothing waits for it.
+			if !errors.Is(err, unix.EAFNOSUPPORT) {
+				errs = append(errs, err)
+			}
 			continue
 		}
 		s.listeners[a] = c
