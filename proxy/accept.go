@@ -19,6 +19,9 @@ type filter struct {
 	net.Listener
 	server *Server
 	plain  bool
+
+	mu   sync.Mutex
+	open map[*counted]struct{}
 }
 
 func (f *filter) Accept() (net.Conn, error) {
@@ -39,7 +42,38 @@ func (f *filter) Accept() (net.Conn, error) {
 			discard(c)
 			continue
 		}
-		return &counted{Conn: c, release: release}, nil
+		return f.track(c, release), nil
+	}
+}
+
+func (f *filter) track(c net.Conn, release func()) *counted {
+	out := &counted{Conn: c}
+	out.release = func() {
+		release()
+		f.mu.Lock()
+		defer f.mu.Unlock()
+		delete(f.open, out)
+	}
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	if f.open == nil {
+		f.open = map[*counted]struct{}{}
+	}
+	f.open[out] = struct{}{}
+	return out
+}
+
+// cutAll closes every connection below TLS. http.Server.Close would first try
+// to write a close_notify to each in turn, up to 5 s to one that does not read.
+func (f *filter) cutAll() {
+	f.mu.Lock()
+	conns := make([]*counted, 0, len(f.open))
+	for c := range f.open {
+		conns = append(conns, c)
+	}
+	f.mu.Unlock()
+	for _, c := range conns {
+		_ = c.Close() // the stop is not the place to report it
 	}
 }
 

@@ -236,18 +236,19 @@ func (s *Server) listen(ctx context.Context, l listener, tried func()) {
 }
 
 func (s *Server) serve(ctx context.Context, l listener, ln net.Listener) error {
-	srv := l.server()
+	srv, f := l.server(), &filter{Listener: ln, server: s, plain: l.plain}
 	done := make(chan struct{})
 	stop := context.AfterFunc(ctx, func() {
 		defer close(done)
 		grace, cancel := context.WithTimeout(context.Background(), shutdownGrace)
 		defer cancel()
 		if srv.Shutdown(grace) != nil {
-			_ = srv.Close()
+			f.cutAll()
+			_ = srv.Close() // all that it could report is closed
 		}
 	})
 	var err error
-	if f := (&filter{ln, s, l.plain}); l.plain {
+	if l.plain {
 		err = srv.Serve(f)
 	} else {
 		err = srv.ServeTLS(f, "", "")
