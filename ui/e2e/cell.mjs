@@ -115,8 +115,19 @@ export function startCell({ dist, claimed = false }) {
     cell.sessions.set(s.id, s)
     return { s, headers: { 'Set-Cookie': `pic=${s.id}; HttpOnly; SameSite=Lax; Path=/` } }
   }
-  const makePeer = (body, old) => {
+  const changedAt = (name) => {
+    const mine = (r) => JSON.stringify(r?.peers.find((x) => x.name === name)?.note) + JSON.stringify(r?.peers.find((x) => x.name === name)?.trust)
+    let at = cell.running
+    for (let r = cell.revisions.find((x) => x.number === at); r && r.parent; r = cell.revisions.find((x) => x.number === r.parent)) {
+      if (mine(r) !== mine(cell.revisions.find((x) => x.number === r.parent))) return r.number
+      at = r.parent
+    }
+    return at
+  }
+  const makePeer = ({ never_expires: never, ...body }, old) => {
     const errors = []
+    for (const [field, value] of Object.entries(body)) if (value === null) errors.push({ pointer: `/${field}`, message: 'expected a value, not null' })
+    if (never) body.expires = null
     if (!/^[a-z0-9]([a-z0-9-]*[a-z0-9])?$/.test(body.name ?? '')) errors.push({ pointer: '/peers/0/name', message: 'is no label' })
     if (!old && cell.peers.some((p) => p.name === body.name)) errors.push({ pointer: `/peers/${cell.peers.length}/name`, message: `there is another peer "${body.name}"` })
     if (errors.length > 0) throw new Refusal(422, 'invalid', 'the peer is not valid', { errors })
@@ -230,10 +241,11 @@ export function startCell({ dist, claimed = false }) {
     ['GET', '/api/peers/:name', 'user', ({ p }) => {
       const it = cell.peers.find((x) => x.name === p.name)
       if (!it) throw new Refusal(404, 'not_found', `there is no peer "${p.name}"`)
-      return { body: it }
+      return { body: it, headers: { ETag: `"${changedAt(it.name)}"` } }
     }],
     ['PUT', '/api/peers/:name', 'user', ({ req, url, p, body }) => {
       const old = cell.peers.find((x) => x.name === p.name)
+      if (!url.searchParams.has('dry_run') && req.headers['if-match'] !== `"${changedAt(p.name)}"`) throw new Refusal(412, 'precondition_failed', 'somebody changed this in the meantime')
       const made = makePeer(body, old)
       return commit(req, url, 'admin', `change peer ${p.name}`, cell.peers.map((x) => (x === old ? made : x)), { status: 200, body: made })
     }],
@@ -243,7 +255,7 @@ export function startCell({ dist, claimed = false }) {
     ['GET', '/api/vault/ca', 'user', () => ({ text: certificate })],
     ['GET', '/api/events', 'user', ({ res }) => {
       res.writeHead(200, { 'Content-Type': 'text/event-stream', 'Cache-Control': 'no-store' })
-      res.write(': hello\n\n')
+      res.write(`retry: 2000\nevent: revision\ndata: {"revision":${cell.running}}\n\n`)
       cell.events.add(res)
       res.on('close', () => cell.events.delete(res))
       return null

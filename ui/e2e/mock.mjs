@@ -109,6 +109,7 @@ async function run(variant) {
   await heading('Review')
   await button('Claim this cell')
   await heading('This cell is yours')
+  await page.getByText('Fingerprint of the authority').waitFor()
   await step('05-setup-done')
   expected.length = 0
   await page.getByRole('link', { name: 'Open the overview' }).click()
@@ -224,6 +225,20 @@ async function run(variant) {
   await heading('laptop')
   await step('16-peer-edit')
 
+  // Someone else changes it meanwhile: refused, nothing overwritten.
+  mock.cell.peers = mock.cell.peers.map((p) => (p.name === 'laptop' ? { ...p, note: 'by someone else' } : p))
+  mock.cell.revisions.push({ number: 6, parent: mock.cell.running, time: new Date().toISOString(), author: { name: 'eve', via: 'api', address: '' }, message: 'change peer laptop', status: 'committed', peers: mock.cell.peers })
+  mock.cell.running = 6
+  await page.getByLabel('Guest').check()
+  await button('Review change')
+  expected.push([412, '/api/peers/laptop'])
+  await button('Commit')
+  await page.getByText('Someone changed this in the meantime').waitFor()
+  assert.equal(mock.cell.peers.find((p) => p.name === 'laptop').note, 'by someone else')
+  expected.length = 0
+  await page.goto(`${mock.url}/peers/laptop`)
+  await heading('laptop')
+
   // Remove: what it cuts off, and the password again.
   await page.getByRole('link', { name: 'Remove peer' }).click()
   await page.getByText('laptop loses the tunnel').waitFor()
@@ -256,7 +271,7 @@ async function run(variant) {
   await page.getByLabel('Seconds to confirm').fill('10')
   await step('21-rollback')
   await button('Roll back to this')
-  await bar.getByText('Revision 7 waits for confirmation').waitFor()
+  await bar.getByText('Revision 8 waits for confirmation').waitFor()
   await heading('History')
   await bar.waitFor({ state: 'detached', timeout: 20_000 })
   await page.getByText('reverted by itself').filter({ visible: true }).waitFor()
@@ -268,7 +283,7 @@ async function run(variant) {
   await page.getByText('this one').waitFor()
   await step('23-account')
   await page.getByRole('link', { name: 'Certificate authority' }).click()
-  await page.getByText('SHA-256 fingerprint').waitFor()
+  await page.getByText('Fingerprint of the authority').waitFor()
   await page.getByText('Android', { exact: true }).click()
   await step('24-trust')
   await page.goto(`${mock.url}/account`)

@@ -13,16 +13,25 @@ const peer: Peer = {
   trust: 'guest', services: ['files'], peers: ['laptop'], lan: ['lan'], created: '2026-01-01T00:00:00Z', preshared_key: true, fqdn: 'phone.peers.home.internal', online: false, endpoint: '', last_handshake: null, rx_bytes: 0, tx_bytes: 0,
 }
 
-test('editing nothing sends the peer as it was: a PUT replaces it whole', () => {
-  const { name, destinations, keepalive, exit, expires, enabled, note, owner, trust, services, peers, lan, preshared_key } = peer
-  expect(toInput(fromPeer(peer), key, peer)).toEqual({ name, public_key: key, destinations, keepalive, exit, expires, enabled, note, owner, trust, services, peers, lan, preshared_key })
-  expect(toInput(fromPeer({ ...peer, services: null, peers: null, lan: null }), key, { ...peer, peers: null, lan: null })).toMatchObject({ services: [], peers: [], lan: [] })
+test('editing nothing sends the peer as it was, and leaves its expiry alone', () => {
+  const { name, destinations, keepalive, exit, enabled, note, owner, trust, services, peers, lan, preshared_key } = peer
+  expect(toInput(fromPeer(peer), key, peer)).toEqual({ name, public_key: key, destinations, keepalive, exit, enabled, note, owner, trust, services, peers, lan, preshared_key })
   expect(toInput(fromPeer({ ...peer, services: ['*'] }), key, peer).services).toEqual(['*'])
 })
 
 test('a new peer leaves its grants to its trust', () => {
   expect(toInput({ ...newPeer, name: 'tv' }, key)).not.toHaveProperty('services')
-  expect(toInput({ ...newPeer, name: 'tv', expires: '' }, key).expires).toBeNull()
+})
+
+test('an expiry is set, changed or cleared only when its field was touched', () => {
+  const sent = (expires: string, kept?: Peer) => {
+    const { expires: at, never_expires } = toInput({ ...newPeer, name: 'tv', expires }, key, kept)
+    return [at, never_expires]
+  }
+  expect(sent('')).toEqual([undefined, undefined])
+  expect(sent('2027-03-01T12:00')).toEqual([new Date('2027-03-01T12:00').toISOString(), undefined])
+  expect(sent('', peer)).toEqual([undefined, true])
+  expect(sent('2027-03-01T12:00', peer)).toEqual([new Date('2027-03-01T12:00').toISOString(), undefined])
 })
 
 test('the schema', () => {

@@ -1,5 +1,5 @@
 import type { QueryClient } from '@tanstack/react-query'
-import { me, setupStep } from './queries'
+import { me, setupStep, status } from './queries'
 
 const firstDelay = 1_000
 const longestDelay = 30_000
@@ -50,8 +50,10 @@ export function listen(queries: QueryClient, onState: (live: boolean) => void, o
       } catch {
         // An event that can't be read is still a reason to look.
       }
-      if (n !== 0 && n === revision) return
+      // The first event of a connection tells where the cell is, which may be nothing new.
+      const known = revision || queries.getQueryData(status.queryKey)?.revision
       revision = n
+      if (n !== 0 && n === known) return
       lookAgain(true)
     })
     source.addEventListener('status', () => lookAgain(false))
