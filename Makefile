@@ -10,7 +10,7 @@ STATICCHECK := honnef.co/go/tools/cmd/staticcheck@v0.8.2
 GOFUMPT     := mvdan.cc/gofumpt@v0.12.0
 FUZZTIME  ?= 5s
 N         ?= 10
-GOTEST    ?= go run ./rig/gotest -no-skips
+GOTEST    ?= go run ./rig/gotest -no-skips --
 # What the guest of the VM rig needs beside the test binary.
 VM        := $(CURDIR)/bin/vmtest -m 768 -t 8m -x ip -x nft -x wg -x ping -x nsenter -x setpriv -x mount -x sleep -a $(CURDIR)/bin/pic:/t/bin/pic
 VM_PACKAGES ?= ./rig

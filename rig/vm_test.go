@@ -103,6 +103,13 @@ func addPeer(t *testing.T, l *labtest.Lab, h *labtest.Host, fields map[string]an
 // keep forwarding and lose nothing.
 func TestTunnelsOutliveTheControlPlane(t *testing.T) {
 	l := household(t)
+	defer func() { // not a clean-up: those come when the hosts have ended
+		for _, h := range []*labtest.Host{l.Phone, l.Cell.Host, l.Internet} {
+			if t.Failed() {
+				t.Logf("where packets were dropped on %s:\n%s\n%s", h.Name, h.Exec("ip", "-s", "link"), h.Exec("cat", "/proc/net/snmp"))
+			}
+		}
+	}()
 	if kind := l.Cell.Exec("ip", "-d", "link", "show", "pic0"); !strings.Contains(kind, "wireguard") {
 		t.Fatalf("the cell does not use the kernel's WireGuard:\n%s", kind)
 	}
@@ -112,27 +119,32 @@ func TestTunnelsOutliveTheControlPlane(t *testing.T) {
 	}
 	l.Handshake(l.Phone, "wg0")
 
+	server := netip.MustParseAddrPort(labtest.InternetWeb4 + ":7000")
+	// The rig itself must lose nothing, or the rest says nothing.
+	if quiet := l.Stream(l.Phone, l.Internet, server, 5*time.Second)(); quiet.Up() != 0 || quiet.Down() != 0 {
+		t.Fatalf("packets are lost with the control plane running: %v", quiet)
+	}
 	const length = 30 * time.Second
-	wait := l.Stream(l.Phone, l.Internet, netip.MustParseAddrPort(labtest.InternetWeb4+":7000"), length)
-	start := time.Now()
 	kills := 0
-	for time.Since(start) < length-8*time.Second {
-		<-time.After(time.Second)
-		l.Cell.Kill()
-		<-time.After(2 * time.Second) // dead for a while, then back
-		l.Cell.Restart()
-		kills++
+	for round := 0; round < 3 && kills < 3; round++ { // a slow machine fits fewer kills into one
+		wait := l.Stream(l.Phone, l.Internet, server, length)
+		for start := time.Now(); time.Since(start) < length-6*time.Second; kills++ {
+			l.Cell.Kill()
+			<-time.After(time.Second) // dead for a while, then back
+			l.Cell.Restart()
+			<-time.After(time.Second)
+		}
+		loss := wait()
+		t.Logf("%d kills so far: %v", kills, loss)
+		if least := int(length.Seconds()) * 1000; loss.Client.Sent < least || loss.Server.Sent < least {
+			t.Errorf("fewer than 1,000 packets a second: %v", loss)
+		}
+		if loss.Up() != 0 || loss.Down() != 0 {
+			t.Errorf("packets were lost while the control plane was away: %v", loss)
+		}
 	}
-	loss := wait()
-	t.Logf("%d kills: %v", kills, loss)
 	if kills < 3 {
-		t.Errorf("only %d kills fitted into %v", kills, length)
-	}
-	if least := int(length.Seconds()) * 1000; loss.Client.Sent < least || loss.Server.Sent < least {
-		t.Errorf("fewer than 1,000 packets a second: %v", loss)
-	}
-	if loss.Up() != 0 || loss.Down() != 0 {
-		t.Errorf("packets were lost while the control plane was away: %v", loss)
+		t.Errorf("only %d kills", kills)
 	}
 }
 
