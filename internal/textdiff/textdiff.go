@@ -1,4 +1,7 @@
-package reconcile
+// Package textdiff renders how one text became another, in the unified format of
+// diff -u, at a bounded cost. It owns nothing. It must never lose a line: the
+// result applied to the old text gives the new one, or says that it was cut.
+package textdiff
 
 import (
 	"fmt"

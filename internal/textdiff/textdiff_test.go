@@ -1,4 +1,4 @@
-package reconcile_test
+package textdiff_test
 
 import (
 	"fmt"
@@ -13,7 +13,7 @@ import (
 	"github.com/google/go-cmp/cmp"
 
 	"github.com/personal-internet-cell/pic/internal/netnstest"
-	"github.com/personal-internet-cell/pic/reconcile"
+	"github.com/personal-internet-cell/pic/internal/textdiff"
 )
 
 func TestUnifiedDiff(t *testing.T) {
@@ -27,7 +27,7 @@ func TestUnifiedDiff(t *testing.T) {
 		{"repeated lines", "{\n}\n{\n}\n", "{\n}\n{\n}\n{\n}\n", "@@ -2,3 +2,5 @@\n }\n {\n }\n+{\n+}\n"},
 	} {
 		t.Run(c.name, func(t *testing.T) {
-			got := reconcile.Unified("x", c.a, c.b)
+			got := textdiff.Unified("x", c.a, c.b)
 			if c.want != "" {
 				c.want = "--- a/x\n+++ b/x\n" + c.want
 			}
@@ -45,7 +45,7 @@ func TestDiffsApply(t *testing.T) {
 	for seed := range uint64(150) {
 		r := rand.New(rand.NewPCG(seed, 5))
 		a, b := randomTexts(r)
-		d := reconcile.Unified("x", a, b)
+		d := textdiff.Unified("x", a, b)
 		path := filepath.Join(dir, "x")
 		if err := os.WriteFile(path, []byte(a), 0o600); err != nil {
 			t.Fatal(err)
@@ -91,7 +91,7 @@ func TestDiffsOfHugeTextsAreBounded(t *testing.T) {
 	}
 	start := time.Now()
 	for _, other := range []string{b.String(), c.String(), a.String()[:n]} {
-		if d := reconcile.Unified("x", a.String(), other); len(d) > 2<<20 {
+		if d := textdiff.Unified("x", a.String(), other); len(d) > 2<<20 {
 			t.Errorf("a diff of %d bytes", len(d))
 		}
 	}
@@ -104,7 +104,7 @@ func FuzzUnified(f *testing.F) {
 	f.Add("a\nb\n", "a\nc\n")
 	f.Add("", "\n\n")
 	f.Fuzz(func(t *testing.T, a, b string) {
-		d := reconcile.Unified("x", a, b)
+		d := textdiff.Unified("x", a, b)
 		if same := strings.TrimSuffix(a, "\n") == strings.TrimSuffix(b, "\n"); (d == "") != same && a != "" && b != "" {
 			t.Fatalf("%q", d)
 		}
