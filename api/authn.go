@@ -115,6 +115,7 @@ func (a *API) checkPassword(ctx context.Context, user, password string) error {
 	u := s.User(user)
 	if u == nil {
 		if err := a.cfg.Passwords.Dummy(ctx, password); err != nil {
+			a.cfg.Backoff.Release(user, source)
 			return err
 		}
 		a.cfg.Backoff.Fail(user, source)
@@ -122,10 +123,12 @@ func (a *API) checkPassword(ctx context.Context, user, password string) error {
 	}
 	hash, err := a.cfg.Secret(u.PasswordHash)
 	if err != nil {
+		a.cfg.Backoff.Release(user, source)
 		return err
 	}
 	right, rehash, err := a.cfg.Passwords.Verify(ctx, hash, password)
 	if err != nil {
+		a.cfg.Backoff.Release(user, source)
 		return err
 	}
 	if !right {
@@ -325,6 +328,7 @@ func (a *API) resetPassword(ctx context.Context, in *resetIn) (*NoContent, error
 		return nil, err
 	}
 	a.cfg.Sessions.RevokeUser(in.Body.User, "")
+	a.cfg.Backoff.Forget(in.Body.User)
 	return &NoContent{Status: http.StatusNoContent}, nil
 }
 

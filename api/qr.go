@@ -3,6 +3,7 @@ package api
 import (
 	"bytes"
 	"fmt"
+	"strings"
 
 	"github.com/skip2/go-qrcode"
 )
@@ -11,9 +12,14 @@ import (
 // configuration fits only the last (ISO/IEC 18004, table 7).
 var qrLevels = []qrcode.RecoveryLevel{qrcode.Highest, qrcode.High, qrcode.Medium, qrcode.Low}
 
-// qrCode encodes text at the highest error correction that still gives a
-// symbol a phone can read (at most version 25), or at any level that fits.
+// qrVersion is the largest symbol a phone reads with ease from a screen, 85
+// modules wide.
+const qrVersion = 17
+
+// qrCode encodes text, without its comment lines, at the highest error
+// correction that gives an easy symbol, or at the lowest that fits at all.
 func qrCode(text string) (*qrcode.QRCode, error) {
+	text = withoutComments(text)
 	var last *qrcode.QRCode
 	for _, level := range qrLevels {
 		q, err := qrcode.New(text, level)
@@ -21,7 +27,7 @@ func qrCode(text string) (*qrcode.QRCode, error) {
 			continue
 		}
 		last = q
-		if q.VersionNumber <= 25 {
+		if q.VersionNumber <= qrVersion {
 			return q, nil
 		}
 	}
@@ -65,4 +71,14 @@ func QRText(text string) (string, error) {
 		return "", err
 	}
 	return q.ToSmallString(false), nil
+}
+
+func withoutComments(text string) string {
+	var b strings.Builder
+	for line := range strings.Lines(text) {
+		if !strings.HasPrefix(line, "#") {
+			b.WriteString(line)
+		}
+	}
+	return b.String()
 }

@@ -134,7 +134,7 @@ func (a *API) setupRoutes() {
 			if a.claimed() {
 				return nil, problem(http.StatusConflict, "conflict", "this cell is claimed: there is no setup code")
 			}
-			return ok(SetupCode{Code: a.cfg.SetupCode.Current(), Fingerprint: a.cfg.Fingerprint(), URLs: a.setupURLs()})
+			return ok(SetupCode{Code: a.cfg.SetupCode.Current(), Fingerprint: a.cfg.Fingerprint(), URLs: a.SetupURLs()})
 		})
 }
 
@@ -145,8 +145,8 @@ type SetupCode struct {
 	URLs        []string `json:"urls" nullable:"false"`
 }
 
-// setupURLs are the private addresses at which the wizard can be reached.
-func (a *API) setupURLs() []string {
+// SetupURLs are the private addresses at which the wizard can be reached.
+func (a *API) SetupURLs() []string {
 	urls := []string{}
 	f := a.cfg.Engine.Facts()
 	for _, ip := range f.LocalAddresses() {

@@ -90,8 +90,9 @@ func (d Decision) String() string {
 	}
 }
 
-// Gate is the first question: before the claim nothing is offered but the
-// public routes and the setup.
+// Gate is the first question for requests over the network: before the claim
+// nothing is offered but the public routes and the setup. The unix socket has
+// no gate: whoever is an administrator there owns the machine already.
 func Gate(access Access, claimed bool) Decision {
 	if claimed || access == AccessPublic || access == AccessSetup {
 		return Allow

@@ -107,8 +107,7 @@ func (s *SetupCode) Check(input string) (ok bool, triesLeft int, rotated bool) {
 	return ok, triesLeft, rotated
 }
 
-// Retire ends the setup: there is no code any more, and Run returns at its
-// next tick.
+// Retire ends the setup: there is no code any more, and Run tells none.
 func (s *SetupCode) Retire() {
 	s.mu.Lock()
 	defer s.mu.Unlock()

@@ -42,12 +42,12 @@ func Credentials(c *net.UnixConn) (PeerCredentials, error) {
 	return PeerCredentials{PID: cred.Pid, UID: cred.Uid, GID: cred.Gid}, nil
 }
 
-// Groups answers from the user database of the machine. The zero value of the
-// config uses /etc/passwd and /etc/group (no cgo, so no NSS).
+// Groups answers from a user database; the product uses the machine's,
+// /etc/passwd and /etc/group (no cgo, so no NSS).
 type Groups interface {
 	// Name returns the login of uid, or an error.
 	Name(uid uint32) (string, error)
-	// Members returns the ids of the groups that uid belongs to.
+	// Of returns the ids of the groups that uid belongs to.
 	Of(uid uint32) ([]uint32, error)
 	// ID returns the id of a group, or an error when there is none.
 	ID(group string) (uint32, error)

@@ -181,6 +181,8 @@ const (
 	bitsLetter = 5
 	bitsOther  = 6
 	longestRun = 32 // runes of one piece
+
+	longestWord = 20 // runes of a base word; the list is searched text
 )
 
 // guessBits is the least that text is worth over all ways of cutting it into
@@ -226,7 +228,7 @@ func pieceBits(text []rune, folds [][]rune, hints []string, i, j int) (float64, 
 				return bitsHint, true
 			}
 		}
-		if listed(baseWords, piece) {
+		if j-i <= longestWord && listed(baseWords, piece) {
 			return bitsWord, true
 		}
 	}

@@ -20,19 +20,22 @@ func Changed(a, b *State) []string {
 		name := jsonName(va.Type().Field(i))
 		fa, fb := va.Field(i), vb.Field(i)
 		var parts []string
-		switch {
-		case same(fa, fb):
-			continue
-		case fa.Kind() == reflect.Slice:
-			parts = changedElements(fa, fb)
-		case fa.Kind() == reflect.Struct:
+		differs := false
+		switch fa.Kind() {
+		case reflect.Slice:
+			parts, differs = changedElements(fa, fb)
+		case reflect.Struct:
 			for j := range fa.NumField() {
 				if !same(fa.Field(j), fb.Field(j)) {
 					parts = append(parts, jsonName(fa.Type().Field(j)))
 				}
 			}
+		default:
+			differs = !same(fa, fb)
 		}
-		keys = append(keys, name)
+		if differs || len(parts) > 0 {
+			keys = append(keys, name)
+		}
 		for _, p := range parts {
 			keys = append(keys, name+"/"+p)
 		}
@@ -41,30 +44,48 @@ func Changed(a, b *State) []string {
 	return slices.Compact(keys)
 }
 
-// changedElements names the elements of two lists that are not in both alike.
-func changedElements(a, b reflect.Value) []string {
-	old := make(map[string]reflect.Value, a.Len())
-	for i := range a.Len() {
-		old[elementID(a.Index(i))] = a.Index(i)
+// changedElements names the elements of two lists that are not in both alike,
+// and reports whether an element stands in another place.
+func changedElements(a, b reflect.Value) (ids []string, moved bool) {
+	i := 0 // the usual case: most elements are where they were
+	for ; i < a.Len() && i < b.Len(); i++ {
+		id := elementID(a.Index(i))
+		if id != elementID(b.Index(i)) {
+			break
+		}
+		if !same(a.Index(i), b.Index(i)) {
+			ids = append(ids, id)
+		}
 	}
-	var ids []string
-	for i := range b.Len() {
-		id := elementID(b.Index(i))
+	old := make(map[string]reflect.Value, a.Len()-i)
+	for j := i; j < a.Len(); j++ {
+		old[elementID(a.Index(j))] = a.Index(j)
+	}
+	moved = i < a.Len() && i < b.Len()
+	for j := i; j < b.Len(); j++ {
+		id := elementID(b.Index(j))
 		was, ok := old[id]
-		if !ok || !same(was, b.Index(i)) {
+		if !ok || !same(was, b.Index(j)) {
 			ids = append(ids, id)
 		}
 		delete(old, id)
 	}
-	return slices.AppendSeq(ids, maps.Keys(old))
+	return slices.AppendSeq(ids, maps.Keys(old)), moved
 }
 
 // elementID is what names an element of a top-level list: ID, or else Name.
 func elementID(v reflect.Value) string {
-	for _, field := range []string{"ID", "Name"} {
-		if f := v.FieldByName(field); f.IsValid() && f.Kind() == reflect.String {
-			return f.String()
-		}
+	switch x := v.Addr().Interface().(type) {
+	case *User:
+		return x.Name
+	case *Peer:
+		return x.Name
+	case *Link:
+		return x.Name
+	case *Exit:
+		return x.ID
+	case *Service:
+		return x.ID
 	}
 	return ""
 }
@@ -72,16 +93,35 @@ func elementID(v reflect.Value) string {
 // same compares two addressable values as a document would show them: times
 // that differ only in how they are held are the same.
 func same(a, b reflect.Value) bool {
+	if identical(a, b) {
+		return true
+	}
 	x, y := a.Addr().Interface(), b.Addr().Interface()
 	if reflect.DeepEqual(x, y) {
 		return true
 	}
-	if a.Kind() == reflect.Slice && a.Len() != b.Len() {
-		return false
-	}
 	jx, errx := json.Marshal(x)
 	jy, erry := json.Marshal(y)
 	return errx == nil && erry == nil && bytes.Equal(jx, jy)
+}
+
+// identical is a quick answer for the usual case, in which a clone shares what
+// the edit did not touch; false means "look closer".
+func identical(a, b reflect.Value) bool {
+	switch a.Kind() {
+	case reflect.Slice:
+		return a.Len() == b.Len() && a.UnsafePointer() == b.UnsafePointer()
+	case reflect.Map:
+		return a.UnsafePointer() == b.UnsafePointer()
+	case reflect.Struct:
+		for i := range a.NumField() {
+			if !identical(a.Field(i), b.Field(i)) {
+				return false
+			}
+		}
+		return true
+	}
+	return a.Comparable() && a.Equal(b)
 }
 
 func jsonName(f reflect.StructField) string {

@@ -50,3 +50,11 @@ type Condition struct {
 	Reason   string         `json:"reason"`   // empty when in sync
 	Since    time.Time      `json:"since"`
 }
+
+// DegradedError says that a stage did all of its plan but what the machine
+// keeps from it, such as a port that another program holds. The commit stands;
+// the stage's condition is failed with this reason, and it is tried again.
+type DegradedError struct{ Err error }
+
+func (e *DegradedError) Error() string { return e.Err.Error() }
+func (e *DegradedError) Unwrap() error { return e.Err }

@@ -95,7 +95,7 @@ func (s *Store) loadBeginning() (Loaded, bool, error) {
 		return Loaded{Source: Fresh}, true, nil
 	}
 	state, err := s.verified(1, "")
-	if err != nil || state.Claimed() {
+	if err != nil {
 		return Loaded{}, false, nil
 	}
 	if err := s.setStartup(1); err != nil {

@@ -5,6 +5,7 @@ import (
 	"encoding/json"
 	"errors"
 	"fmt"
+	"io"
 	"path/filepath"
 	"slices"
 	"strings"
@@ -26,6 +27,9 @@ func parsePointer(data []byte) (pointer, error) {
 	var p pointer
 	if err := dec.Decode(&p); err != nil {
 		return pointer{}, fmt.Errorf("%w: %w", ErrCorrupt, err)
+	}
+	if _, err := dec.Token(); err != io.EOF {
+		return pointer{}, fmt.Errorf("%w: something follows", ErrCorrupt)
 	}
 	if p.Revision == 0 || p.Revision > 1<<62 || len(p.SHA256) != 64 {
 		return pointer{}, fmt.Errorf("%w: it names no revision", ErrCorrupt)

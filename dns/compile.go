@@ -3,7 +3,6 @@ package dns
 import (
 	"cmp"
 	"fmt"
-	"hash/fnv"
 	"net/netip"
 	"slices"
 	"strings"
@@ -24,7 +23,7 @@ func Compile(s *cell.State, f cell.Facts) (Views, error) {
 	if !s.Claimed() {
 		return Views{}, nil // nobody's cell offers nothing to anybody
 	}
-	c := &compiler{s: s, f: &f, domains: fqdns(s.Identity.Domains())}
+	c := &compiler{s: s, f: &f, domains: fqdns(s.Identity.Domains()), active: activePeers(s, &f)}
 	if err := c.checkRecords(); err != nil {
 		return Views{}, err
 	}
@@ -61,6 +60,7 @@ type compiler struct {
 	f       *cell.Facts
 	v       Views
 	domains []string // the effective domain's first
+	active  []*cell.Peer
 	records []Record // checked, one per admin record
 }
 
@@ -108,20 +108,38 @@ func (c *compiler) zones(view string, audience cell.View, addrs []netip.Addr, vi
 				}
 			}
 		}
+		rr = sorted(rr, apex)
 		if audience == cell.ViewPeer {
-			rr = append(rr, c.peerNames(apex)...)
+			rr = slices.Concat(rr, c.peerNames(apex))
 		}
 		c.add(view, apex, rr)
 	}
 }
 
-func (c *compiler) peerNames(apex string) (rr []Record) {
-	for i := range c.s.Peers {
-		if p := &c.s.Peers[i]; p.Active(c.f) {
-			rr = append(rr, addressRecords(p.Name+"."+cell.PeersLabel+"."+apex, []netip.Addr{p.Address4, p.Address6}, "")...)
-		}
+// peerNames are in order already, because c.active is: sorting all records of
+// all peers would be most of the time that a plan takes.
+func (c *compiler) peerNames(apex string) []Record {
+	rr := make([]Record, 0, 2*len(c.active))
+	for _, p := range c.active {
+		rr = append(rr, addressRecords(p.Name+"."+cell.PeersLabel+"."+apex, []netip.Addr{p.Address4, p.Address6}, "")...)
 	}
 	return rr
+}
+
+// activePeers are those let in, by name.
+func activePeers(s *cell.State, f *cell.Facts) []*cell.Peer {
+	out := make([]*cell.Peer, 0, len(s.Peers))
+	expired := make(map[string]bool, len(f.Expired))
+	for _, name := range f.Expired {
+		expired[name] = true
+	}
+	for i := range s.Peers {
+		if p := &s.Peers[i]; p.Enabled && !expired[p.Name] {
+			out = append(out, p)
+		}
+	}
+	slices.SortFunc(out, func(a, b *cell.Peer) int { return strings.Compare(a.Name, b.Name) })
+	return out
 }
 
 func seenBy(views []cell.View, audience cell.View) bool {
@@ -146,41 +164,53 @@ func addressRecords(name string, addrs []netip.Addr, service string) (rr []Recor
 
 // add completes a zone by its SOA and NS records and puts it into the plan.
 func (c *compiler) add(view, apex string, rr []Record) {
-	slices.SortStableFunc(rr, func(a, b Record) int { // the apex first
-		return cmp.Or(boolOrder(a.Name != apex)-boolOrder(b.Name != apex), compareRecords(a, b))
-	})
-	rr = slices.CompactFunc(rr, func(a, b Record) bool { return compareRecords(a, b) == 0 })
 	server := "pic." + c.domains[0]
-	if view == internetView || slices.Contains(c.domains, apex) {
+	if slices.Contains(c.domains, apex) {
 		server = "pic." + apex
 	}
-	head := []Record{
-		{apex, defaultTTL, "SOA", "", ""},
-		{apex, defaultTTL, "NS", server, ""},
-	}
-	// Nobody transfers the zone yet, so the serial only has to differ when
-	// the content does.
-	h := fnv.New32a()
-	for _, r := range rr {
-		fmt.Fprintln(h, r.Name, r.TTL, r.Type, r.Data, r.Service)
-	}
-	head[0].Data = fmt.Sprintf("%s hostmaster.%s %d 3600 600 604800 %d", server, c.domains[0], h.Sum32(), negativeTTL)
-	c.v.Zones = append(c.v.Zones, Zone{View: view, Apex: apex, Records: append(head, rr...)})
+	out := append(make([]Record, 0, len(rr)+2),
+		Record{apex, defaultTTL, "SOA", fmt.Sprintf("%s hostmaster.%s %d 3600 600 604800 %d", server, c.domains[0], serial(rr), negativeTTL), ""},
+		Record{apex, defaultTTL, "NS", server, ""})
+	c.v.Zones = append(c.v.Zones, Zone{View: view, Apex: apex, Records: append(out, rr...)})
 }
 
-func compareRecords(a, b Record) int {
-	return cmp.Or(cmp.Compare(a.Name, b.Name), cmp.Compare(a.Type, b.Type), cmp.Compare(a.Data, b.Data), cmp.Compare(a.Service, b.Service))
+// serial is a number for a zone's content. Nobody transfers the zone yet, so
+// it only has to differ when the content does (FNV-1a).
+func serial(rr []Record) uint32 {
+	h := uint32(2166136261)
+	mix := func(s string) {
+		for i := range len(s) {
+			h = (h ^ uint32(s[i])) * 16777619
+		}
+		h = (h ^ 0xff) * 16777619
+	}
+	for i := range rr {
+		r := &rr[i]
+		h = (h ^ r.TTL) * 16777619
+		mix(r.Name)
+		mix(r.Type)
+		mix(r.Data)
+		mix(r.Service)
+	}
+	return h
+}
+
+// sorted orders records by name, the apex first, and drops doubles.
+func sorted(rr []Record, apex string) []Record {
+	slices.SortFunc(rr, func(a, b Record) int {
+		if x := strings.Compare(a.Name, b.Name); x != 0 {
+			return cmp.Or(boolOrder(a.Name != apex)-boolOrder(b.Name != apex), x)
+		}
+		return cmp.Or(strings.Compare(a.Type, b.Type), strings.Compare(a.Data, b.Data), strings.Compare(a.Service, b.Service), cmp.Compare(a.TTL, b.TTL))
+	})
+	return slices.CompactFunc(rr, func(a, b Record) bool { a.TTL = b.TTL; return a == b })
 }
 
 // peers lists the sources of the peer view. Grant lists are shared: with
 // thousands of peers most are equal.
 func (c *compiler) peers() {
 	shared := map[string][]string{}
-	for i := range c.s.Peers {
-		p := &c.s.Peers[i]
-		if !p.Active(c.f) {
-			continue
-		}
+	for _, p := range c.active {
 		var ids []string
 		for j := range c.s.Services {
 			if svc := &c.s.Services[j]; svc.Enabled && p.Granted(svc) {
@@ -205,37 +235,36 @@ func (c *compiler) peers() {
 		}
 		c.v.Peers = append(c.v.Peers, x)
 	}
-	slices.SortFunc(c.v.Peers, func(a, b Peer) int { return cmp.Compare(a.Name, b.Name) })
 }
 
 // reverse adds the tunnel's reverse zones to the peer view.
 func (c *compiler) reverse() {
 	t := c.s.Network.Tunnel
-	names := map[netip.Addr]string{t.Gateway4(): c.domains[0], t.Gateway6(): c.domains[0]}
-	for i := range c.s.Peers {
-		if p := &c.s.Peers[i]; p.Active(c.f) {
-			n := p.Name + "." + cell.PeersLabel + "." + c.domains[0]
-			names[p.Address4], names[p.Address6] = n, n
-		}
-	}
+	c.reverseOf(t.Prefix4, t.Gateway4(), func(p *cell.Peer) netip.Addr { return p.Address4 })
+	c.reverseOf(t.Prefix6, t.Gateway6(), func(p *cell.Peer) netip.Addr { return p.Address6 })
+}
+
+func (c *compiler) reverseOf(prefix netip.Prefix, gateway netip.Addr, address func(*cell.Peer) netip.Addr) {
 	zones := map[string][]Record{}
-	for _, z := range slices.Concat(reverseZones(t.Prefix4), reverseZones(t.Prefix6)) {
+	cut := 0 // labels of an owner name in front of its zone's apex
+	for _, z := range reverseZones(prefix) {
 		zones[z] = nil
+		cut = strings.Count(reverseName(gateway), ".") - strings.Count(z, ".")
 	}
-	for a, n := range names {
-		if !a.IsValid() {
-			continue
+	add := func(a netip.Addr, name string) {
+		if !prefix.Contains(a) {
+			return
 		}
 		owner := reverseName(a)
-		for apex := owner; apex != ""; apex = trimLabels(apex, 1) {
-			if rr, ok := zones[apex]; ok {
-				zones[apex] = append(rr, Record{owner, defaultTTL, "PTR", n, ""})
-				break
-			}
-		}
+		apex := trimLabels(owner, cut)
+		zones[apex] = append(zones[apex], Record{owner, defaultTTL, "PTR", name, ""})
+	}
+	add(gateway, c.domains[0])
+	for _, p := range c.active {
+		add(address(p), p.Name+"."+cell.PeersLabel+"."+c.domains[0])
 	}
 	for apex, rr := range zones {
-		c.add(peerView, apex, rr)
+		c.add(peerView, apex, sorted(rr, apex))
 	}
 }
 

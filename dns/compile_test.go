@@ -6,6 +6,7 @@ import (
 	"net/netip"
 	"os"
 	"path/filepath"
+	"reflect"
 	"slices"
 	"strings"
 	"testing"
@@ -142,11 +143,87 @@ func TestReverseZonesCoverThePrefix(t *testing.T) {
 	}
 }
 
+// A prefix of several reverse zones: each address lies in its own.
+func TestReverseNamesOfALargeTunnel(t *testing.T) {
+	st, f := household(t)
+	st.Network.Tunnel.Prefix4 = netip.MustParsePrefix("10.17.0.0/22")
+	st.Peers[1].Address4 = netip.MustParseAddr("10.17.3.77")
+	v := compileNoListen(t, st, f)
+	s := start(t, &dns.Config{Direct: noNetwork{t}}, v)
+	for name, want := range map[string]string{"77.3.17.10": "phone.peers.home.pic.ngo.", "2.0.17.10": "laptop.peers.home.pic.ngo.", "78.3.17.10": ""} {
+		r := ask(t, s, question(name+".in-addr.arpa.", mdns.TypePTR), "pic0", "10.17.3.77", false)
+		got := ""
+		if len(r.Answer) == 1 {
+			got = r.Answer[0].(*mdns.PTR).Ptr
+		}
+		if got != want || !r.Authoritative {
+			t.Errorf("%s: %q, want %q", name, got, want)
+		}
+	}
+}
+
 func TestForwardersNeverLeadBackToTheCell(t *testing.T) {
 	s, f := household(t)
 	f.Resolvers = []netip.AddrPort{netip.AddrPortFrom(s.Network.Tunnel.Gateway4(), 53), netip.MustParseAddrPort("192.168.7.1:53"), netip.MustParseAddrPort("203.0.113.1:53")}
 	v := compile(t, s, f)
 	if len(v.Forwarders) != 1 || v.Forwarders[0].Address != f.Resolvers[2] {
 		t.Fatalf("forwarders: %v", v.Forwarders)
+	}
+}
+
+// Equal must notice a change of any field of a plan.
+func TestEqualSeesEveryField(t *testing.T) {
+	s, f := household(t)
+	s.DNS.RebindAllow = []string{"plex.direct"}
+	first := compile(t, s, f)
+	n := 0
+	var change func(v reflect.Value)
+	change = func(v reflect.Value) {
+		switch {
+		case v.Type() == reflect.TypeFor[netip.Addr]() || v.Type() == reflect.TypeFor[netip.AddrPort]() || v.Type() == reflect.TypeFor[netip.Prefix]():
+			old := v.Interface()
+			v.SetZero()
+			check(t, first, s, f, v.Type().String())
+			v.Set(reflect.ValueOf(old))
+			n++
+		case v.Kind() == reflect.Struct:
+			for i := range v.NumField() {
+				change(v.Field(i))
+			}
+		case v.Kind() == reflect.Slice:
+			if v.Len() == 0 {
+				t.Fatalf("nothing to change in a %s", v.Type())
+			}
+			change(v.Index(0))
+		case v.Kind() == reflect.String:
+			old := v.String()
+			v.SetString(old + "x")
+			check(t, first, s, f, "string "+old)
+			v.SetString(old)
+			n++
+		case v.CanUint():
+			v.SetUint(v.Uint() + 1)
+			check(t, first, s, f, "number")
+			v.SetUint(v.Uint() - 1)
+			n++
+		case v.CanInt():
+			v.SetInt(v.Int() + 1)
+			check(t, first, s, f, "number")
+			v.SetInt(v.Int() - 1)
+			n++
+		default:
+			t.Fatalf("a field of kind %s", v.Kind())
+		}
+	}
+	change(reflect.ValueOf(&first).Elem())
+	if n < 20 || !first.Equal(compile(t, s, f)) {
+		t.Fatalf("%d fields changed", n)
+	}
+}
+
+func check(t *testing.T, changed dns.Views, s *cell.State, f cell.Facts, what string) {
+	t.Helper()
+	if changed.Equal(compile(t, s, f)) {
+		t.Errorf("a changed %s goes unnoticed", what)
 	}
 }

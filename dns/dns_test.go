@@ -5,6 +5,7 @@ import (
 	"encoding/base64"
 	"fmt"
 	"log/slog"
+	"net"
 	"net/netip"
 	"os"
 	"sync"
@@ -15,12 +16,15 @@ import (
 
 	"github.com/personal-internet-cell/pic/cell"
 	"github.com/personal-internet-cell/pic/dns"
+	"github.com/personal-internet-cell/pic/internal/lifecycle"
 	"github.com/personal-internet-cell/pic/internal/netnstest"
 )
 
 func TestMain(m *testing.M) {
 	netnstest.Main(m, netnstest.Helpers{"cell": cellHelper, "upstream": upstreamHelper})
 }
+
+var _ lifecycle.Task = (*dns.Server)(nil)
 
 var quiet = slog.New(slog.DiscardHandler)
 

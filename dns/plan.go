@@ -3,7 +3,7 @@ package dns
 import (
 	"fmt"
 	"net/netip"
-	"reflect"
+	"slices"
 	"strings"
 
 	"github.com/personal-internet-cell/pic/cell"
@@ -82,8 +82,21 @@ type Record struct {
 	Service string
 }
 
-// Equal reports whether two plans are the same.
-func (v Views) Equal(w Views) bool { return reflect.DeepEqual(v, w) }
+// Equal reports whether two plans are the same. It is reflect.DeepEqual, but
+// for thousands of peers.
+func (v Views) Equal(w Views) bool {
+	return slices.Equal(v.Listen, w.Listen) && v.Uplink == w.Uplink && v.CacheSize == w.CacheSize &&
+		slices.Equal(v.Empty, w.Empty) && slices.Equal(v.Forwarders, w.Forwarders) && slices.Equal(v.RebindAllow, w.RebindAllow) &&
+		slices.EqualFunc(v.LANs, w.LANs, func(a, b LAN) bool {
+			return a.Name == b.Name && a.Interface == b.Interface && slices.Equal(a.Prefixes, b.Prefixes)
+		}) &&
+		slices.EqualFunc(v.Peers, w.Peers, func(a, b Peer) bool {
+			return a.Name == b.Name && a.Exit == b.Exit && slices.Equal(a.Addresses, b.Addresses) && slices.Equal(a.Services, b.Services)
+		}) &&
+		slices.EqualFunc(v.Zones, w.Zones, func(a, b Zone) bool {
+			return a.View == b.View && a.Apex == b.Apex && slices.Equal(a.Records, b.Records)
+		})
+}
 
 // String renders the plan in zone-file notation (RFC 1035 §5); what no zone
 // file can say stands in comments. Equal plans give equal text.

@@ -5,6 +5,8 @@ import (
 	"slices"
 	"strings"
 	"testing"
+	"testing/synctest"
+	"time"
 
 	mdns "github.com/miekg/dns"
 
@@ -159,20 +161,34 @@ func TestProtocol(t *testing.T) {
 		}},
 		{name: "RFC 6891 §6.1.2 unknown options are not echoed", edit: func(m *mdns.Msg) {
 			o := opt(m, 512, false)
-			o.Option = append(o.Option, &mdns.EDNS0_LOCAL{Code: 65001, Data: []byte{1, 2, 3}}, &mdns.EDNS0_NSID{Code: mdns.EDNS0NSID}, &mdns.EDNS0_COOKIE{Code: mdns.EDNS0COOKIE, Cookie: "0123456789abcdef"})
+			o.Option = append(o.Option, &mdns.EDNS0_LOCAL{Code: 65001, Data: []byte{1, 2, 3}}, &mdns.EDNS0_NSID{Code: mdns.EDNS0NSID})
 		}, check: func(t *testing.T, r *mdns.Msg) {
 			want(t, r, mdns.RcodeSuccess, 1)
 			if len(r.IsEdns0().Option) != 0 {
 				t.Fatal(r)
 			}
 		}},
+		{name: "RFC 7873 §5.2.2 a cookie of a wrong length", edit: func(m *mdns.Msg) {
+			opt(m, 512, false).Option = []mdns.EDNS0{&mdns.EDNS0_COOKIE{Code: mdns.EDNS0COOKIE, Cookie: "0123"}}
+		}, check: rcode(mdns.RcodeFormatError)},
+		{name: "RFC 7873 §5.2.3 a client's cookie is answered with ours", edit: func(m *mdns.Msg) {
+			opt(m, 512, false).Option = []mdns.EDNS0{&mdns.EDNS0_COOKIE{Code: mdns.EDNS0COOKIE, Cookie: "0123456789abcdef"}}
+		}, check: func(t *testing.T, r *mdns.Msg) {
+			want(t, r, mdns.RcodeSuccess, 1)
+			if o := r.IsEdns0().Option; len(o) != 1 || !strings.HasPrefix(o[0].String(), "0123456789abcdef01000000") || len(o[0].String()) != 48 {
+				t.Fatal(r)
+			}
+		}},
+		{name: "RFC 7873 §5.2.4 a stranger's server cookie is no error", edit: func(m *mdns.Msg) {
+			opt(m, 512, false).Option = []mdns.EDNS0{&mdns.EDNS0_COOKIE{Code: mdns.EDNS0COOKIE, Cookie: strings.Repeat("01", 40)}}
+		}, check: rcode(mdns.RcodeSuccess)},
 		{name: "RFC 6891 §6.1.2 an option longer than its OPT", wire: func(b []byte) []byte {
 			b[11] = 1
 			return append(b, 0, 0, 41, 4, 0xd0, 0, 0, 0, 0, 0, 4, 0xff, 0, 0, 9)
 		}, check: rcode(mdns.RcodeFormatError)},
-		{name: "RFC 2181 §9 TC over 512 bytes without EDNS", edit: set("big."+apex, mdns.TypeTXT), check: truncated(512)},
-		{name: "RFC 6891 §6.2.3 a size below 512 is 512", edit: func(m *mdns.Msg) { set("big."+apex, mdns.TypeTXT)(m); opt(m, 100, false) }, check: truncated(512)},
-		{name: "RFC 9715 §3.1 TC over 1,232 bytes whatever is asked for", edit: func(m *mdns.Msg) { set("big."+apex, mdns.TypeTXT)(m); opt(m, 65535, true) }, check: truncated(1232)},
+		{name: "RFC 2181 §9 TC over 512 bytes without EDNS", edit: set("big."+apex, mdns.TypeTXT), check: truncated},
+		{name: "RFC 6891 §6.2.3 a size below 512 is 512", edit: func(m *mdns.Msg) { set("big."+apex, mdns.TypeTXT)(m); opt(m, 100, false) }, check: truncated},
+		{name: "RFC 9715 §3.1 TC over 1,232 bytes whatever is asked for", edit: func(m *mdns.Msg) { set("big."+apex, mdns.TypeTXT)(m); opt(m, 65535, true) }, check: truncated},
 		{name: "RFC 7766 §5 everything over TCP", edit: set("big."+apex, mdns.TypeTXT), tcp: true, check: func(t *testing.T, r *mdns.Msg) { want(t, r, mdns.RcodeSuccess, 60) }},
 		{name: "RFC 6761 §6.3 localhost", edit: set("localhost.", mdns.TypeA), check: func(t *testing.T, r *mdns.Msg) { want(t, r, mdns.RcodeSuccess, 1) }},
 		{name: "RFC 6761 §6.3 names below localhost don't travel", edit: set("x.localhost.", mdns.TypeA), check: negative(mdns.RcodeNameError, "localhost.")},
@@ -256,15 +272,9 @@ func negative(code int, apex string) func(*testing.T, *mdns.Msg) {
 	}
 }
 
-func truncated(limit int) func(*testing.T, *mdns.Msg) {
-	return func(t *testing.T, r *mdns.Msg) {
-		if r == nil || !r.Truncated {
-			t.Fatalf("want TC, got\n%v", r)
-		}
-		b, _ := r.Pack()
-		if r.Compress = true; len(b) > 2*limit {
-			t.Fatal(len(b))
-		}
+func truncated(t *testing.T, r *mdns.Msg) {
+	if want(t, r, mdns.RcodeSuccess, 0); !r.Truncated || !r.Authoritative {
+		t.Fatalf("want TC, got\n%v", r)
 	}
 }
 
@@ -290,6 +300,52 @@ func TestAnswersStaySmall(t *testing.T) {
 			}
 		}
 	}
+}
+
+// The internet view can't be used to flood somebody: over the limit an answer
+// is no longer than its question. Cookies and TCP prove the source.
+func TestForgedSourcesAreNotFlooded(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		s := inMemory(t, nil)
+		q := question("home.pic.ngo.", mdns.TypeTXT)
+		q.SetEdns0(1232, false)
+		wire, _ := q.Pack()
+		whole := 0
+		for range 500 {
+			switch r := askWire(t, s, wire, "up0", "198.51.100.9", false); {
+			case len(r.Answer) == 1:
+				whole++
+			case !r.Truncated || r.Len() > len(wire):
+				t.Fatalf("%d bytes for %d:\n%v", r.Len(), len(wire), r)
+			}
+		}
+		if whole != 40 || s.Status().Limited != 460 {
+			t.Fatalf("%d whole answers, %d limited", whole, s.Status().Limited)
+		}
+		want(t, ask(t, s, q, "up0", "198.51.100.9", true), 0, 1)
+		want(t, ask(t, s, q, "up0", "192.0.2.1", false), 0, 1)
+		// With the cookie that even a limited answer brings.
+		q.IsEdns0().Option = []mdns.EDNS0{&mdns.EDNS0_COOKIE{Code: mdns.EDNS0COOKIE, Cookie: "0123456789abcdef"}}
+		r := ask(t, s, q, "up0", "198.51.100.9", false)
+		if want(t, r, 0, 0); !r.Truncated {
+			t.Fatal(r)
+		}
+		q.IsEdns0().Option = r.IsEdns0().Option
+		want(t, ask(t, s, q, "up0", "198.51.100.9", false), 0, 1)
+		if r := ask(t, s, q, "up0", "198.51.100.10", false); !r.Truncated {
+			t.Fatalf("another's cookie is taken:\n%v", r)
+		}
+		time.Sleep(2 * time.Hour)
+		for range 40 {
+			askWire(t, s, wire, "up0", "198.51.100.9", false)
+		}
+		if r := ask(t, s, q, "up0", "198.51.100.9", false); !r.Truncated {
+			t.Fatalf("an old cookie is taken:\n%v", r)
+		}
+		for range 500 { // peers and the LAN prove their source by their link
+			want(t, ask(t, s, question("home.pic.ngo.", mdns.TypeA), "pic0", laptop, false), 0, 1)
+		}
+	})
 }
 
 // The view is chosen by interface and source together.
@@ -376,6 +432,19 @@ func compileNoListen(t testing.TB, s *cell.State, f cell.Facts) dns.Views {
 	v := compile(t, s, f)
 	v.Listen = nil
 	return v
+}
+
+func BenchmarkAnswer(b *testing.B) {
+	s := inMemory(b, nil)
+	m := question("files.home.pic.ngo.", mdns.TypeA)
+	m.SetEdns0(1232, false)
+	wire, _ := m.Pack()
+	b.ReportAllocs()
+	for b.Loop() {
+		if s.Serve(wire, "pic0", laptop, false) == nil {
+			b.Fatal("no answer")
+		}
+	}
 }
 
 func FuzzQuery(f *testing.F) {

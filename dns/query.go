@@ -2,6 +2,7 @@ package dns
 
 import (
 	"encoding/binary"
+	"encoding/hex"
 	"strings"
 
 	mdns "github.com/miekg/dns"
@@ -28,8 +29,10 @@ type query struct {
 	qclass     uint16
 	edns, do   bool
 	version    uint8
-	size       int // bytes that the client takes over UDP
-	rcodeEarly int // what the message itself already earned, or 0
+	size       int    // bytes that the client takes over UDP
+	cookie     []byte // the option as it came (RFC 7873), nil without
+	baked      []byte // the option to answer with
+	rcodeEarly int    // what the message itself already earned, or 0
 }
 
 // parseQuery reads a request. It reports false for what must not be answered
@@ -94,6 +97,9 @@ func (q *query) parseBody(b []byte) (rcode int) {
 		q.edns, q.do, q.version = true, opt.Do(), opt.Version()
 		// RFC 6891 §6.2.3: less than 512 counts as 512.
 		q.size = min(max(int(opt.UDPSize()), negNoEDNS), maxUDP)
+		if !q.takeCookie(opt) {
+			return mdns.RcodeFormatError // RFC 7873 §5.2.2
+		}
 	}
 	if off != len(b) {
 		return mdns.RcodeFormatError
@@ -102,6 +108,22 @@ func (q *query) parseBody(b []byte) (rcode int) {
 		return mdns.RcodeBadVers // RFC 6891 §6.1.3
 	}
 	return q.checkTypes()
+}
+
+// takeCookie keeps the client's cookie; the first one counts (RFC 7873 §5.2).
+func (q *query) takeCookie(opt *mdns.OPT) bool {
+	for _, o := range opt.Option {
+		c, ok := o.(*mdns.EDNS0_COOKIE)
+		if !ok || q.cookie != nil {
+			continue
+		}
+		b, err := hex.DecodeString(c.Cookie)
+		if err != nil || !cookieLength(len(b)) {
+			return false
+		}
+		q.cookie = b
+	}
+	return true
 }
 
 // checkTypes refuses what no zone of ours and no forwarder is asked for.
@@ -135,20 +157,23 @@ func (q *query) pack(r *reply, recursive bool, limit int) []byte {
 		if q.do {
 			opt.SetDo()
 		}
+		if q.baked != nil {
+			opt.Option = []mdns.EDNS0{&mdns.EDNS0_COOKIE{Code: mdns.EDNS0COOKIE, Cookie: hex.EncodeToString(q.baked)}}
+		}
 		m.Extra = []mdns.RR{opt}
 	}
-	m.Truncate(limit)
 	out, err := m.Pack()
-	if err != nil || len(out) > limit {
-		// A record that can't be sent, or one RRset over the limit: say so in
-		// the smallest message there is.
-		m.Answer, m.Ns, m.Truncated = nil, nil, err == nil
-		if err != nil {
-			m.Rcode, m.Authoritative = mdns.RcodeServerFailure, false
-		}
-		if out, err = m.Pack(); err != nil {
-			return nil
-		}
+	if err == nil && len(out) <= limit {
+		return out
+	}
+	// RFC 2181 §9: what doesn't fit is not sent in part; the client comes
+	// again over TCP (with a limit of 0 always). A record that can't be sent at all is our failure.
+	m.Answer, m.Ns, m.Truncated = nil, nil, err == nil
+	if err != nil {
+		m.Rcode, m.Authoritative = mdns.RcodeServerFailure, false
+	}
+	if out, err = m.Pack(); err != nil {
+		return nil
 	}
 	return out
 }

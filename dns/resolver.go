@@ -2,6 +2,7 @@ package dns
 
 import (
 	"context"
+	"crypto/x509"
 	"log/slog"
 	"slices"
 	"sync"
@@ -27,6 +28,7 @@ type resolver struct {
 	log     *slog.Logger
 	dialer  func(exit string) (Dialer, error)
 	cache   *cache
+	roots   *x509.CertPool
 	base    context.Context // ends with the server
 	work    *sync.WaitGroup // every flight
 	onPanic func()
@@ -36,6 +38,7 @@ type resolver struct {
 	rebindOK  []string
 	upstreams map[string][]*upstream // by exit
 	flights   map[key]*flight
+	epoch     int // of the rules that answers are let in by
 }
 
 // flight is one question under way; all who ask it wait for the same answer.
@@ -56,6 +59,12 @@ func (r *resolver) configure(v *Views) {
 	// What was let through by an older list must not be served under this one.
 	flush := changed || !slices.Equal(r.rebindOK, v.RebindAllow)
 	r.rebindOK = v.RebindAllow
+	if flush {
+		// Flights under way were begun by the old rules: whoever waits gets
+		// their answers, nobody else does.
+		r.epoch++
+		r.flights = map[key]*flight{}
+	}
 	r.cache.resize(v.CacheSize, flush)
 }
 
@@ -131,22 +140,27 @@ func (r *resolver) start(k key) *flight {
 	us := r.upstreams[k.exit]
 	if us == nil {
 		for _, c := range r.conf {
-			us = append(us, newUpstream(c, func() (Dialer, error) { return r.dialer(k.exit) }))
+			us = append(us, newUpstream(c, r.roots, func() (Dialer, error) { return r.dialer(k.exit) }))
 		}
 		r.upstreams[k.exit] = us
 	}
 	rebind := !slices.ContainsFunc(r.rebindOK, func(d string) bool { return under(k.name, d) })
+	epoch := r.epoch
 	f := &flight{done: make(chan struct{}), reply: servFail}
 	r.flights[k] = f
 	r.work.Go(func() {
 		defer func() {
 			r.mu.Lock()
-			delete(r.flights, k)
+			if r.flights[k] == f {
+				delete(r.flights, k)
+			}
 			r.mu.Unlock()
 			close(f.done)
 		}()
 		if err := lifecycle.Protect(r.log, "dns forwarder", func() error {
-			f.reply = r.ask(us, k, rebind)
+			var ttl uint32
+			f.reply, ttl = r.ask(us, k, rebind)
+			r.keep(k, f.reply, ttl, epoch)
 			return nil
 		}); err != nil {
 			r.onPanic()
@@ -155,8 +169,18 @@ func (r *resolver) start(k key) *flight {
 	return f
 }
 
-// ask tries the forwarders in order, those that failed of late last.
-func (r *resolver) ask(us []*upstream, k key, rebind bool) reply {
+// keep puts an answer into the cache if the rules it was let in by still hold.
+func (r *resolver) keep(k key, rep reply, ttl uint32, epoch int) {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	if r.epoch == epoch {
+		r.cache.put(k, rep, ttl, time.Now())
+	}
+}
+
+// ask tries the forwarders in order, those that failed of late last. ttl is
+// how long the answer may be kept.
+func (r *resolver) ask(us []*upstream, k key, rebind bool) (rep reply, ttl uint32) {
 	ctx, cancel := context.WithTimeout(r.base, resolveTimeout)
 	defer cancel()
 	now := time.Now()
@@ -170,9 +194,7 @@ func (r *resolver) ask(us []*upstream, k key, rebind bool) reply {
 		acancel()
 		if err == nil && (m.Rcode == mdns.RcodeSuccess || m.Rcode == mdns.RcodeNameError) {
 			u.answered()
-			rep, ttl := accept(m, k, rebind)
-			r.cache.put(k, rep, ttl, time.Now())
-			return rep
+			return accept(m, k, rebind)
 		}
 		if err != nil {
 			u.failed(time.Now(), err)
@@ -181,8 +203,7 @@ func (r *resolver) ask(us []*upstream, k key, rebind bool) reply {
 			break
 		}
 	}
-	r.cache.put(k, servFail, failureTTL, time.Now())
-	return servFail
+	return servFail, failureTTL
 }
 
 func boolOrder(b bool) int {

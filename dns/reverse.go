@@ -13,7 +13,7 @@ func reverseName(a netip.Addr) string {
 	const hexDigits = "0123456789abcdef"
 	if a.Is4() {
 		b := a.As4()
-		return fmt.Sprintf("%d.%d.%d.%d.in-addr.arpa.", b[3], b[2], b[1], b[0])
+		return netip.AddrFrom4([4]byte{b[3], b[2], b[1], b[0]}).String() + ".in-addr.arpa."
 	}
 	b := a.As16()
 	out := make([]byte, 0, 73)

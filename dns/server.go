@@ -3,8 +3,11 @@ package dns
 import (
 	"cmp"
 	"context"
+	"crypto/rand"
+	"crypto/x509"
 	"errors"
 	"fmt"
+	"hash/maphash"
 	"log/slog"
 	"net"
 	"net/netip"
@@ -30,6 +33,8 @@ type Config struct {
 	// Direct reaches forwarders by the uplink; nil means sockets of our own
 	// that carry [cell.MarkBypass].
 	Direct Dialer
+	// Roots verify DoT and DoH forwarders; nil means the system's.
+	Roots *x509.CertPool
 }
 
 // Server answers from the plan it was last given. It is a [lifecycle.Task].
@@ -39,6 +44,8 @@ type Server struct {
 	resolver *resolver
 	counters counters
 	limits   limits
+	rate     rate
+	bakery   bakery
 
 	base  context.Context // ends when Run does
 	stop  context.CancelFunc
@@ -60,7 +67,7 @@ func New(c *Config) *Server {
 	if direct == nil {
 		direct = &net.Dialer{Control: markBypass}
 	}
-	s.resolver = &resolver{log: c.Logger, cache: newCache(defaultCache), base: s.base, work: &s.work, onPanic: s.counters.panicked,
+	s.resolver = &resolver{log: c.Logger, cache: newCache(defaultCache), roots: c.Roots, base: s.base, work: &s.work, onPanic: s.counters.panicked,
 		upstreams: map[string][]*upstream{}, flights: map[key]*flight{},
 		dialer: func(exit string) (Dialer, error) {
 			switch {
@@ -71,6 +78,8 @@ func New(c *Config) *Server {
 			}
 			return c.Dial(exit)
 		}}
+	_, _ = rand.Read(s.bakery.secret[:]) // never fails (crypto/rand)
+	s.rate.seed = maphash.MakeSeed()
 	s.limits.perSource = map[netip.Addr]int{}
 	s.tables.Store(&tables{})
 	return s
@@ -156,15 +165,22 @@ func (s *Server) respond(wire []byte, from origin, send func([]byte)) (later fun
 	}
 	t := s.tables.Load()
 	a := t.audience(from.link, from.src)
+	genuine := false
+	if q.cookie != nil {
+		now := time.Now()
+		genuine = s.bakery.genuine(q.cookie, from.src, now)
+		q.baked = s.bakery.bake(q.cookie, from.src, now)
+	}
 	finish := func(r reply) {
-		label, limit := "unknown", q.size
-		if a != nil {
-			label = a.label
-		}
-		if from.tcp {
+		limit := q.size
+		switch {
+		case from.tcp:
 			limit = mdns.MaxMsgSize - 1
+		case a != nil && a == t.internet && !genuine && !s.rate.take(from.src, time.Now()):
+			limit = 0
+			s.counters.limited.Add(1)
 		}
-		s.counters.count(label, r.rcode)
+		s.counters.count(a, r.rcode)
 		if b := q.pack(&r, a != nil && a.recursive, limit); b != nil {
 			send(b)
 		}
@@ -288,8 +304,12 @@ func (s *Server) reconcile(want []netip.AddrPort) (changed bool, err error) {
 		}
 		l, err := s.open(a)
 		if err != nil {
-			errs = append(errs, err)
 			problems[a] = err.Error()
+			// A kernel without IPv6 is no fault that a person or a return to an
+			// older revision could mend: it is shown, and nothing waits for it.
+			if !errors.Is(err, unix.EAFNOSUPPORT) {
+				errs = append(errs, err)
+			}
 			continue
 		}
 		s.listeners[a] = l

@@ -246,9 +246,6 @@ func TestConnectionsPerSourceAreBounded(t *testing.T) {
 }
 
 func TestAnIdleConnectionIsClosed(t *testing.T) {
-	if testing.Short() {
-		t.Skip("takes 10 s")
-	}
 	t.Parallel()
 	v := loopback(t, "127.0.0.1")
 	start(t, &dns.Config{}, v)
@@ -357,4 +354,3 @@ func TestRunEndsWithEverySocketClosed(t *testing.T) {
 		return err
 	})
 }
-

@@ -4,7 +4,6 @@ import (
 	"cmp"
 	"slices"
 	"strconv"
-	"sync"
 	"sync/atomic"
 	"time"
 
@@ -23,6 +22,8 @@ type Status struct {
 	// Panics were recovered; Dropped messages were no queries.
 	Panics  uint64 `json:"panics"`
 	Dropped uint64 `json:"dropped"`
+	// Limited answers told a source of the internet to come over TCP.
+	Limited uint64 `json:"limited"`
 }
 
 // ListenerStatus is one address, served or not.
@@ -55,7 +56,7 @@ type ForwarderStatus struct {
 // Status returns a snapshot; lists are never nil.
 func (s *Server) Status() Status {
 	st := Status{Listeners: []ListenerStatus{}, Forwarders: s.resolver.status(), Queries: s.counters.snapshot(),
-		Panics: s.counters.panics.Load(), Dropped: s.counters.dropped.Load(), Cache: s.resolver.cache.status()}
+		Panics: s.counters.panics.Load(), Dropped: s.counters.dropped.Load(), Limited: s.counters.limited.Load(), Cache: s.resolver.cache.status()}
 	s.mu.Lock()
 	for a := range s.listeners {
 		st.Listeners = append(st.Listeners, ListenerStatus{Address: a.String(), Up: true})
@@ -78,7 +79,7 @@ func (s *Server) Notices() []cell.Notice {
 		}
 	}
 	for _, f := range st.Forwarders {
-		if !f.Healthy && f.Failures > 2 {
+		if f.Exit == "" && !f.Healthy && f.Failures > 2 { // an exit that is down has a notice of its own
 			out = append(out, cell.Notice{Code: "dns_forwarder", Subject: f.Address, Severity: cell.Warning,
 				Text: "the forwarder " + f.Address + " does not answer (" + f.Problem + "): check the uplink, or name another one under DNS"})
 		}
@@ -110,28 +111,32 @@ func (r *resolver) status() []ForwarderStatus {
 	return out
 }
 
-// counters of the whole server. Codes above 22 don't occur.
+// counters of the whole server.
 type counters struct {
 	panics, dropped atomic.Uint64
-	views           sync.Map // audience → *[24]atomic.Uint64
+	limited         atomic.Uint64
+	answers         [4][24]atomic.Uint64 // by place in labels, and response code
 }
+
+// labels are the audiences that answers are counted by. It is read-only.
+var labels = [4]string{string(cell.ViewPeer), string(cell.ViewLAN), string(cell.ViewInternet), "unknown"}
 
 func (c *counters) panicked() { c.panics.Add(1) }
 
-func (c *counters) count(audience string, rcode int) {
-	v, ok := c.views.Load(audience)
-	if !ok {
-		v, _ = c.views.LoadOrStore(audience, new([24]atomic.Uint64))
+func (c *counters) count(a *audience, rcode int) {
+	i := len(labels) - 1
+	if a != nil {
+		i = slices.Index(labels[:], a.label)
 	}
-	v.(*[24]atomic.Uint64)[min(rcode, 23)].Add(1)
+	c.answers[i][min(rcode, 23)].Add(1)
 }
 
 func (c *counters) snapshot() map[string]map[string]uint64 {
 	out := map[string]map[string]uint64{}
-	c.views.Range(func(k, v any) bool {
+	for i, label := range labels {
 		m := map[string]uint64{}
-		for code := range v.(*[24]atomic.Uint64) {
-			if n := v.(*[24]atomic.Uint64)[code].Load(); n > 0 {
+		for code := range c.answers[i] {
+			if n := c.answers[i][code].Load(); n > 0 {
 				name := mdns.RcodeToString[code]
 				if code == mdns.RcodeBadVers {
 					name = "BADVERS"
@@ -139,8 +144,9 @@ func (c *counters) snapshot() map[string]map[string]uint64 {
 				m[cmp.Or(name, strconv.Itoa(code))] = n
 			}
 		}
-		out[k.(string)] = m
-		return true
-	})
+		if len(m) > 0 {
+			out[label] = m
+		}
+	}
 	return out
 }

@@ -172,6 +172,9 @@ func (z *zone) insert(apex, name string, rr mdns.RR, service string) {
 		x.Header().Ttl, s.rrs[0].Header().Ttl = ttl, ttl
 	}
 	for { // the name and every name between it and the apex exists
+		if n.open {
+			return // and so do those above
+		}
 		if service == "" {
 			n.open = true
 		} else if !slices.Contains(n.tags, service) {

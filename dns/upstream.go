@@ -5,6 +5,7 @@ import (
 	"context"
 	"crypto/rand"
 	"crypto/tls"
+	"crypto/x509"
 	"encoding/binary"
 	"errors"
 	"fmt"
@@ -35,6 +36,7 @@ const (
 type upstream struct {
 	conf cell.Forwarder
 	dial func() (Dialer, error)
+	tls  *tls.Config
 	web  *http.Client // DoH
 
 	mu       sync.Mutex
@@ -46,14 +48,14 @@ type upstream struct {
 	closed   bool
 }
 
-func newUpstream(c cell.Forwarder, dial func() (Dialer, error)) *upstream {
-	u := &upstream{conf: c, dial: dial}
+func newUpstream(c cell.Forwarder, roots *x509.CertPool, dial func() (Dialer, error)) *upstream {
+	u := &upstream{conf: c, dial: dial, tls: &tls.Config{ServerName: c.ServerName, MinVersion: tls.VersionTLS12, RootCAs: roots}}
 	if c.Protocol == cell.ForwardHTTPS {
 		t := &http.Transport{
 			// The URL names the server, the address is fixed: resolving the
 			// resolver would need a resolver.
 			DialContext:            func(ctx context.Context, _, _ string) (net.Conn, error) { return u.connect(ctx, "tcp") },
-			TLSClientConfig:        &tls.Config{ServerName: c.ServerName, MinVersion: tls.VersionTLS12},
+			TLSClientConfig:        u.tls.Clone(),
 			ForceAttemptHTTP2:      true,
 			MaxConnsPerHost:        4,
 			IdleConnTimeout:        idleConn,
@@ -222,7 +224,7 @@ func (u *upstream) overTLS(ctx context.Context, q *mdns.Msg) (*mdns.Msg, error) 
 	if err != nil {
 		return nil, fmt.Errorf("reaching %s: %w", u.conf.Address, err)
 	}
-	c := tls.Client(raw, &tls.Config{ServerName: u.conf.ServerName, MinVersion: tls.VersionTLS12})
+	c := tls.Client(raw, u.tls)
 	if err := c.HandshakeContext(ctx); err != nil {
 		_ = raw.Close()
 		return nil, fmt.Errorf("verifying %s at %s: %w", u.conf.ServerName, u.conf.Address, err)

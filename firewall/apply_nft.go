@@ -2,6 +2,7 @@ package firewall
 
 import (
 	"bytes"
+	"cmp"
 	"context"
 	"crypto/sha256"
 	"encoding/hex"
@@ -50,11 +51,13 @@ func (t *Table) marker() string {
 // applyTable makes one table equal to the plan: by element adds and deletes
 // where the structure is the plan's, else by replacing it in one batch. The
 // batch carries the generation it was made from, so that a change by another
-// program in between (ERESTART) has it made again. cut collects the sessions
+// program in between (ERESTART) has it made again; the last try goes without,
+// because a program that changes its own tables all the time must not keep us
+// from ours. cut collects the sessions
 // that the change takes the ground from; nil where nobody asks.
 func applyTable(ctx context.Context, t *Table, cut *[]session) (bool, error) {
 	for try := 1; ; try++ {
-		changed, lost, err := tryTable(t, cut != nil)
+		changed, lost, err := tryTable(t, cut != nil, try < tries)
 		switch {
 		case err == nil:
 			if cut != nil {
@@ -90,8 +93,9 @@ func pause(ctx context.Context, d time.Duration) error {
 	}
 }
 
-// tryTable makes and commits one batch. lost is set even when committing failed.
-func tryTable(t *Table, sessions bool) (changed bool, lost []session, err error) {
+// tryTable makes and commits one batch, of one generation of the ruleset when
+// strict. lost is set even when committing failed.
+func tryTable(t *Table, sessions, strict bool) (changed bool, lost []session, err error) {
 	c, err := dialNFT()
 	if err != nil {
 		return false, nil, err
@@ -116,6 +120,10 @@ func tryTable(t *Table, sessions bool) (changed bool, lost []session, err error)
 		changed = changed || len(diffs[i].add) > 0 || len(diffs[i].remove) > 0
 	}
 	if same && !changed {
+		// The library does not tell when a dump was interrupted by a change.
+		if now, err := c.GetGen(); err != nil || (strict && now.ID != gen.ID) {
+			return false, nil, cmp.Or(err, error(unix.ERESTART))
+		}
 		return false, nil, nil
 	}
 	if same {
@@ -125,6 +133,9 @@ func tryTable(t *Table, sessions bool) (changed bool, lost []session, err error)
 	}
 	if err != nil {
 		return false, nil, err
+	}
+	if !strict {
+		return true, lost, c.Flush()
 	}
 	return true, lost, c.FlushWithGenID(gen.ID)
 }
@@ -262,8 +273,16 @@ func (c *Chain) sameHook(k *nftables.Chain) bool {
 		k.Policy != nil && *want.Policy == *k.Policy && want.Type == k.Type
 }
 
-// tableMatches reports whether the kernel's table is the plan's.
-func tableMatches(t *Table) (bool, error) {
+// tableMatches reports whether the kernel's table is the plan's. It looks a
+// few times, because a change elsewhere can garble what is read.
+func tableMatches(t *Table) (same bool, err error) {
+	for try := 1; try < tries && !same && err == nil; try++ {
+		same, err = tableMatchesNow(t)
+	}
+	return same, err
+}
+
+func tableMatchesNow(t *Table) (bool, error) {
 	c, err := dialNFT()
 	if err != nil {
 		return false, err

@@ -259,6 +259,8 @@ func (c *compiler) inputRules() []Rule {
 		rules = append(rules,
 			// Only the uplink may tell the cell its routes.
 			Rule{Match: []Match{in("uplink_if", InIf), is(HopLimit, num(uint8(255))), is(ICMP6Type, num(134))}, Do: accept, Comment: "router advertisement"},
+			// RFC 4890 §4.4.1: without these a switch that snoops forgets the cell.
+			Rule{Match: []Match{in("private6", SAddr6), in("mld", ICMP6Type)}, Do: accept, Comment: "multicast listener discovery"},
 			Rule{Match: invalid, Count: true, Do: drop, Comment: "invalid"})
 	}
 	return append(rules, link("link4", SAddr4), link("link6", SAddr6),
@@ -287,7 +289,7 @@ func (c *compiler) rowChains(rows []Row) []Chain {
 	var out []Chain
 	for i := range rows {
 		r := &rows[i]
-		if r.From == FromOwn || (r.Full && !c.full) {
+		if r.guarded() || (r.Full && !c.full) {
 			continue
 		}
 		n := slices.IndexFunc(out, func(ch Chain) bool { return ch.Name == r.chain() })
@@ -301,7 +303,7 @@ func (c *compiler) rowChains(rows []Row) []Chain {
 
 // rules of a row: one, or one for each family where it compares addresses.
 func (r *Row) rules() []Rule {
-	rule := Rule{Match: r.Match, Do: r.Do, Comment: r.ID, Count: r.Do.Kind == Drop}
+	rule := Rule{Match: r.Match, Do: r.Do, Comment: r.ID, Count: r.Do.Kind == Drop || r.Do.Kind == Reject || r.Do.Kind == RejectTCP}
 	generic := slices.ContainsFunc(r.Do.Fields, Field.generic)
 	for _, m := range r.Match {
 		generic = generic || slices.ContainsFunc(m.Fields, Field.generic)

@@ -2,6 +2,7 @@ package firewall
 
 import (
 	"net/netip"
+	"slices"
 
 	"github.com/personal-internet-cell/pic/cell"
 )
@@ -11,13 +12,17 @@ import (
 // never depends on the state, so in practice only its elements change.
 func (c *compiler) guard() Table {
 	ours, exit := in("ours_if", InIf), in("exit_if", InIf)
-	stray := not(DAddrType, num(addrLocal))
 	t := Table{Name: "pic_guard", Sets: c.guardSets()}
 	t.Chains = []Chain{
-		{Name: "forward", Hook: &Hook{Type: "filter", At: "forward", Priority: 10}, Rules: []Rule{
-			{Match: []Match{ours, {Fields: []Field{Mark}, Mask: cell.MarkMask}}, Count: true, Do: drop, Comment: "guard: no mark"},
+		// Before routing: an error sent back to a made-up source would leave by
+		// the uplink, with a piece of the packet in it.
+		{Name: "prerouting", Hook: &Hook{Type: "filter", At: "prerouting", Priority: -160}, Rules: []Rule{
+			neighbours(),
 			{Match: []Match{ours, notIn("ours4", SAddr4)}, Count: true, Do: drop, Comment: "guard: unknown source"},
 			{Match: []Match{ours, notIn("ours6", SAddr6)}, Count: true, Do: drop, Comment: "guard: unknown source"},
+		}},
+		{Name: "forward", Hook: &Hook{Type: "filter", At: "forward", Priority: -10}, Rules: []Rule{
+			{Match: []Match{ours, {Fields: []Field{Mark}, Mask: cell.MarkMask}}, Count: true, Do: drop, Comment: "guard: no mark"},
 			{Match: []Match{exit, notIn("ours_if", OutIf)}, Count: true, Do: drop, Comment: "guard: exit link to elsewhere"},
 			{Match: []Match{in("ours_if", OutIf)}, Do: accept, Comment: "guard: to ours"},
 			{Match: []Match{in("way", Mark, OutIf)}, Do: accept, Comment: "guard: its own way"},
@@ -25,24 +30,26 @@ func (c *compiler) guard() Table {
 			{Match: []Match{ours, in("lan6", DAddr6)}, Do: accept, Comment: "guard: granted LAN"},
 			{Match: []Match{ours}, Count: true, Do: drop, Comment: "guard: another way"},
 		}},
-		// What an exit table delivers here has a relay's socket or no answer:
-		// without these the cell's own stack would answer in its place.
-		{Name: "input", Hook: &Hook{Type: "filter", At: "input", Priority: 10}, Rules: []Rule{
-			neighbours(),
-			{Match: []Match{ours, stray, is(Transparent, num(uint8(1)))}, Do: accept, Comment: "guard: relay"},
-			{Match: []Match{ours, stray, is(L4Proto, num(protoTCP))}, Count: true, Do: Action{Kind: RejectTCP}, Comment: "guard: no relay"},
-			{Match: []Match{ours, stray}, Count: true, Do: Action{Kind: Reject}, Comment: "guard: not through this exit"},
-			{Match: []Match{exit, is(CTState, num(ctEstablished|ctRelated))}, Do: accept, Comment: "guard: answers"},
-			{Match: []Match{exit}, Count: true, Do: drop, Comment: "guard: unsolicited from an exit"},
-		}},
-		{Name: "output", Hook: &Hook{Type: "filter", At: "output", Priority: 10}},
-	}
-	for _, r := range ownRows() {
-		if len(r.Match) > 0 {
-			t.Chains[2].Rules = append(t.Chains[2].Rules, r.rules()...)
-		}
+		{Name: "input", Hook: &Hook{Type: "filter", At: "input", Priority: -10}, Rules: slices.Concat(
+			[]Rule{neighbours()}, rowRules(relayRows()), []Rule{
+				{Match: []Match{exit, is(CTState, num(ctEstablished|ctRelated))}, Do: accept, Comment: "guard: answers"},
+				{Match: []Match{exit}, Count: true, Do: drop, Comment: "guard: unsolicited from an exit"},
+			})},
+		{Name: "output", Hook: &Hook{Type: "filter", At: "output", Priority: -10}, Rules: rowRules(ownRows())},
 	}
 	return t
+}
+
+// rowRules are the rules of rows, those apart that only say what the chain's
+// policy does.
+func rowRules(rows []Row) []Rule {
+	var out []Rule
+	for i := range rows {
+		if len(rows[i].Match) > 0 {
+			out = append(out, rows[i].rules()...)
+		}
+	}
+	return out
 }
 
 func (c *compiler) guardSets() []Set {

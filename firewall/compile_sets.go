@@ -326,6 +326,7 @@ func (c *compiler) portSets() []Set {
 		set("wireguard_port", SPort).with(Element{Key: []Value{num(wg)}, Pointer: "/network/tunnel/listen_port"}),
 		set("transport", L4Proto).with(Element{Key: []Value{tcp}}, Element{Key: []Value{udp}}),
 		neighbourSet(),
+		set("mld", ICMP6Type).with(Element{Key: []Value{num(130)}}, Element{Key: []Value{num(131)}}, Element{Key: []Value{num(132)}}, Element{Key: []Value{num(143)}}),
 	}
 }
 

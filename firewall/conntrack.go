@@ -22,8 +22,8 @@ func (r addrRange) has(a netip.Addr) bool {
 	return r.first.IsValid() && r.first.Compare(a) <= 0 && a.Compare(r.last) <= 0
 }
 
-// sessionSets are the sets whose elements let a connection begin or say which
-// way it goes; "lan_" are the per-network grants.
+// sessionSet reports whether a set's elements let a connection begin or say
+// which way it goes; "lan_" are the per-network grants.
 func sessionSet(n string) bool {
 	switch strings.TrimRight(n, "46") {
 	case "mark", "service_mark", "open_port", "service_port", "grant", "peer_peer", "forwarded":

@@ -43,6 +43,9 @@ func New(c *Config) *Controller { return &Controller{log: c.Log} }
 func (c *Controller) Apply(ctx context.Context, p Policy) (changed bool, err error) {
 	c.mu.Lock()
 	defer c.mu.Unlock()
+	if err := mayAdminister(); err != nil {
+		return false, err
+	}
 	steps := []struct {
 		doing string
 		run   func() (bool, error)
@@ -89,14 +92,26 @@ func (c *Controller) endSessions() (bool, error) {
 // explain says what is missing and what to do, where the kernel says only why.
 func explain(err error) error {
 	switch {
-	case errors.Is(err, unix.EPERM), errors.Is(err, fs.ErrPermission):
-		return fmt.Errorf("%w: this needs the capability CAP_NET_ADMIN and a writable /proc/sys/net (run as root, or give the unit AmbientCapabilities=CAP_NET_ADMIN)", err)
+	case errors.Is(err, fs.ErrPermission), errors.Is(err, unix.EROFS):
+		return fmt.Errorf("%w: /proc/sys/net must be writable (run as root; in a container, privileged or with these parameters set outside)", err)
 	case errors.Is(err, unix.EPROTONOSUPPORT), errors.Is(err, unix.EAFNOSUPPORT):
 		return fmt.Errorf("%w: the kernel lacks netfilter (load nf_tables: modprobe nf_tables)", err)
 	case errors.Is(err, unix.EOPNOTSUPP):
 		return fmt.Errorf("%w: the kernel lacks a part of nf_tables (load nft_ct, nft_fib_inet, nft_masq, nft_nat, nft_reject_inet, nft_socket, nft_tproxy)", err)
 	}
 	return err
+}
+
+// mayAdminister refuses early, because the libraries hide the kernel's EPERM.
+func mayAdminister() error {
+	var data [2]unix.CapUserData
+	if err := unix.Capget(&unix.CapUserHeader{Version: unix.LINUX_CAPABILITY_VERSION_3}, &data[0]); err != nil {
+		return fmt.Errorf("reading the capabilities of this process: %w", err)
+	}
+	if data[0].Effective&(1<<unix.CAP_NET_ADMIN) == 0 {
+		return fmt.Errorf("writing firewall rules needs the capability CAP_NET_ADMIN: run as root, or give the unit AmbientCapabilities=CAP_NET_ADMIN: %w", unix.EPERM)
+	}
+	return nil
 }
 
 // verify reads everything back. Nothing is forwarded before that succeeded.
@@ -140,6 +155,9 @@ func (c *Controller) verify(p Policy, changed bool) error {
 func (c *Controller) Flush(ctx context.Context) error {
 	c.mu.Lock()
 	defer c.mu.Unlock()
+	if err := mayAdminister(); err != nil {
+		return err
+	}
 	if _, err := removeRules(nil); err != nil {
 		return fmt.Errorf("removing policy rules: %w", explain(err))
 	}

@@ -86,7 +86,7 @@ func (s *Set) kernelElements(e *Element) []nftables.SetElement {
 	return []nftables.SetElement{out, {Key: last.Next().AsSlice(), IntervalEnd: true}}
 }
 
-// rule turns a rule into the kernel's expressions. sets are those of the same
+// exprs turns a rule into the kernel's expressions. sets are those of the same
 // batch: a look-up refers to them by id.
 func (r *Rule) exprs(sets map[string]*nftables.Set) []expr.Any {
 	var out []expr.Any

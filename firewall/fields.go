@@ -175,6 +175,14 @@ func (k kind) text(v Value) string {
 		switch v.Num {
 		case 128:
 			return "echo-request"
+		case 130:
+			return "mld-listener-query"
+		case 131:
+			return "mld-listener-report"
+		case 132:
+			return "mld-listener-done"
+		case 143:
+			return "mld2-listener-report"
 		case 134:
 			return "nd-router-advert"
 		case 135:
@@ -219,7 +227,7 @@ func (k kind) bytes(v Value) []byte {
 	return binary.NativeEndian.AppendUint32(nil, v.Num)
 }
 
-// key concatenates the fields' encodings, each padded to a 32-bit register.
+// encode concatenates the fields' encodings, each padded to a 32-bit register.
 func encode(fs []Field, vs []Value) []byte {
 	var out []byte
 	for i, f := range fs {

@@ -2,9 +2,7 @@ package firewall_test
 
 import (
 	"encoding/base64"
-	"fmt"
 	"net/netip"
-	"testing"
 
 	"github.com/personal-internet-cell/pic/cell"
 )
@@ -69,7 +67,8 @@ func household() *cell.State {
 	addPeer(s, "phone", "nl")
 	addPeer(s, "tv", "tor")
 	addPeer(s, "tablet", "work")
-	s.Peers[0].Peers = []string{"phone"}
+	addPeer(s, "camera", "ssh")
+	s.Peers[0].Peers = []string{"phone", "camera"}
 	s.Peers[1].LAN = []string{"home"}
 	s.Network.Forwards = []cell.Forward{{Name: "game", Protocol: cell.UDP, Port: 7777, TargetPort: 7000, Peer: "laptop", Enabled: true}}
 	s.Normalize()
@@ -103,6 +102,3 @@ func facts(scope cell.Scope) cell.Facts {
 		},
 	}
 }
-
-var _ = fmt.Sprint
-var _ testing.TB

@@ -1,17 +1,26 @@
 package firewall
 
 import (
+	"fmt"
 	"os"
 	"strings"
+
+	"github.com/google/nftables"
 
 	"github.com/personal-internet-cell/pic/cell"
 )
 
 // look checks what the policy depends on and does not own, after an Apply.
+// It only reads; what it can't read it passes over.
 func (c *Controller) look(p Policy) {
+	forwards := len(p.Forwarding) > 0
 	c.notices.set(cell.Notice{Code: "firewall_rp_filter", Subject: "net.ipv4.conf.all.rp_filter", Severity: cell.Warning,
 		Text: "The kernel drops answers that come back through exits, because net.ipv4.conf.all.rp_filter is 1. Set it to 0 or 2 in /etc/sysctl.d."},
-		strictReversePath() && len(p.Forwarding) > 0)
+		forwards && strictReversePath())
+	foreign, found := foreignDrop()
+	c.notices.set(cell.Notice{Code: "firewall_foreign_drop", Subject: "forward", Severity: cell.Warning,
+		Text: fmt.Sprintf("Another program's firewall (%s) drops what it does not know, so peers may not get out although the cell lets them. With Docker: iptables -I DOCKER-USER -i pic0 -j ACCEPT; iptables -I DOCKER-USER -o pic0 -j ACCEPT, and the same with ip6tables.", foreign)},
+		forwards && found)
 }
 
 // strictReversePath reports whether the machine's reverse-path filter is
@@ -19,4 +28,25 @@ func (c *Controller) look(p Policy) {
 func strictReversePath() bool {
 	b, err := os.ReadFile("/proc/sys/net/ipv4/conf/all/rp_filter")
 	return err == nil && strings.TrimSpace(string(b)) == "1"
+}
+
+// foreignDrop names a forward chain of another program whose policy is drop:
+// an accept of ours does not override it.
+func foreignDrop() (string, bool) {
+	c, err := dialNFT()
+	if err != nil {
+		return "", false
+	}
+	defer func() { _ = c.CloseLasting() }()
+	chains, err := c.ListChains()
+	if err != nil {
+		return "", false
+	}
+	for _, ch := range chains {
+		ours := strings.HasPrefix(ch.Table.Name, "pic") && ch.Table.Family == nftables.TableFamilyINet
+		if !ours && ch.Hooknum != nil && *ch.Hooknum == *nftables.ChainHookForward && ch.Policy != nil && *ch.Policy == nftables.ChainPolicyDrop {
+			return ch.Table.Name + " " + ch.Name, true
+		}
+	}
+	return "", false
 }

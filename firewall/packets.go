@@ -1,5 +1,7 @@
 package firewall
 
+import "slices"
+
 // Ingress is where a packet comes from.
 type Ingress string
 
@@ -7,6 +9,7 @@ type Ingress string
 type Destination string
 
 const (
+	FromOurs    Ingress = "peer or service bridge"
 	FromPeer    Ingress = "peer"
 	FromService Ingress = "service bridge"
 	FromLink    Ingress = "link"
@@ -41,10 +44,16 @@ type Row struct {
 	Full bool
 }
 
-// chainFor is where a row's rules live.
+// guarded reports whether the row's rules live in the guard table.
+func (r *Row) guarded() bool { return r.From == FromOwn || r.From == FromOurs }
+
+// chain is where a row's rules live.
 func (r *Row) chain() string {
-	if r.From == FromOwn {
+	switch r.From {
+	case FromOwn:
 		return "output"
+	case FromOurs:
+		return "input"
 	}
 	c := map[Ingress]string{FromPeer: "peer", FromService: "service", FromLink: "link", FromExit: "exit", FromLAN: "lan", FromUplink: "uplink"}[r.From]
 	if r.To == ToCell {
@@ -68,7 +77,7 @@ var (
 
 // PacketTable returns the packet table, in the order the rules have.
 func PacketTable() []Row {
-	return append(append(append(peerRows(), serviceRows()...), outsideRows()...), ownRows()...)
+	return slices.Concat(peerRows(), serviceRows(), relayRows(), outsideRows(), ownRows())
 }
 
 const (
@@ -164,6 +173,24 @@ func outsideRows() []Row {
 		{ID: "uplink: address", From: FromUplink, To: ToCell, What: "DNS, NTP on the configured LAN addresses", Match: lanAddr, Do: accept, Table: "local", Full: true},
 		{ID: "uplink: echo", From: FromUplink, To: ToCell, What: "ICMP echo from a private or on-link source", Match: []Match{in("private", SAddr), echo}, Do: accept, Table: "local", Full: true},
 		{ID: "uplink: closed", From: FromUplink, To: ToCell, What: "all else", Do: drop, Table: "local", Counter: "rule", Full: true},
+	}
+}
+
+// relayRows live in the guard table, before all others: what an exit table
+// delivers here has a relay's socket or no answer. Without them the cell's own
+// stack would answer in the destination's place.
+func relayRows() []Row {
+	ours, stray := in("ours_if", InIf), not(DAddrType, num(addrLocal))
+	dialed := Row{From: FromOurs, To: ToInternet, Mark: "0x30 to 0x59", Table: "130 to 159", Counter: "rule"}
+	row := func(id, what, nat string, do ActionKind, m ...Match) Row {
+		r := dialed
+		r.ID, r.What, r.NAT, r.Do, r.Match = id, what, nat, Action{Kind: do}, append([]Match{ours, stray}, m...)
+		return r
+	}
+	return []Row{
+		row("relay: listens", "TCP through a dialed exit whose relay listens", "tproxy", Accept, is(Transparent, num(uint8(1)))),
+		row("relay: down", "TCP through a dialed exit whose relay does not listen", "", RejectTCP, is(L4Proto, num(protoTCP))),
+		row("relay: not carried", "UDP, ICMP and all else through a dialed exit", "", Reject),
 	}
 }
 

@@ -7,10 +7,10 @@ import (
 )
 
 // String prints the policy in the field's own notation: what `nft -f` reads,
-// then what `ip -batch` reads, then sysctl.conf lines, with the assumptions
+// then what `ip -4 -batch` and `ip -6 -batch` read, then sysctl.conf lines, with the assumptions
 // as comments. Equal policies print equal text.
 func (p Policy) String() string {
-	return p.NFT() + "\n" + p.IP() + "\n" + p.sysctlText() + "\n" + p.World.text()
+	return p.NFT() + "\n" + p.IP(4) + "\n" + p.IP(6) + "\n" + p.sysctlText() + "\n" + p.World.text()
 }
 
 // NFT is the policy's three tables as `nft -f` reads them.
@@ -25,14 +25,20 @@ func (p Policy) NFT() string {
 	return b.String()
 }
 
-// IP is the policy's rules and routes as `ip -batch` reads them.
-func (p Policy) IP() string {
+// IP is the policy's rules and routes of one family (4 or 6) as
+// `ip -4 -batch` or `ip -6 -batch` reads them.
+func (p Policy) IP(family uint8) string {
 	var b strings.Builder
+	fmt.Fprintf(&b, "# ip -%d -batch\n", family)
 	for _, r := range p.Rules {
-		b.WriteString(r.String() + "\n")
+		if r.Family == family {
+			b.WriteString(r.String() + "\n")
+		}
 	}
 	for _, r := range p.Routes {
-		b.WriteString(r.String() + "\n")
+		if r.Prefix.Addr().Is4() == (family == 4) {
+			b.WriteString(r.String() + "\n")
+		}
 	}
 	return b.String()
 }
@@ -204,17 +210,10 @@ func (a Action) String() string {
 	return ""
 }
 
-func ipFlag(is6 bool) string {
-	if is6 {
-		return "-6"
-	}
-	return "-4"
-}
-
 // String is the rule as a line of `ip -batch`.
 func (r RoutingRule) String() string {
 	var b strings.Builder
-	fmt.Fprintf(&b, "%srule add pref %d", map[uint8]string{4: "-4 ", 6: "-6 "}[r.Family], r.Priority)
+	fmt.Fprintf(&b, "rule add pref %d", r.Priority)
 	if r.From.IsValid() {
 		fmt.Fprintf(&b, " from %s", r.From)
 	}
@@ -240,8 +239,7 @@ func (r Route) String() string {
 	if r.Dev != "" {
 		dev = " dev " + r.Dev
 	}
-	return fmt.Sprintf("%s route add %s%s%s table %d metric %d proto %d",
-		ipFlag(r.Prefix.Addr().Is6()), kind, r.Prefix, dev, r.Table, r.Metric, routeProtocol)
+	return fmt.Sprintf("route add %s%s%s table %d metric %d proto %d", kind, r.Prefix, dev, r.Table, r.Metric, routeProtocol)
 }
 
 func (s Sysctl) name() string {

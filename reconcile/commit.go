@@ -95,6 +95,10 @@ type candidate struct {
 func (e *Engine) edit(base cell.Revision, edit cell.Edit, ifMatch map[string]cell.Revision) (candidate, error) {
 	e.mu.Lock()
 	c := candidate{parent: e.revision, running: e.state}
+	if !e.booted {
+		e.mu.Unlock()
+		return c, ErrNotBooted
+	}
 	for resource, n := range ifMatch {
 		if e.changed.at(resource) > n || n > e.revision {
 			e.mu.Unlock()

@@ -1,6 +1,9 @@
 package reconcile
 
-import "github.com/personal-internet-cell/pic/cell"
+import (
+	"github.com/personal-internet-cell/pic/cell"
+	"github.com/personal-internet-cell/pic/internal/textdiff"
+)
 
 // Preview is what a commit would do, or how two revisions differ.
 type Preview struct {
@@ -70,7 +73,7 @@ func (e *Engine) preview(base cell.Revision, a, b *cell.State, before, next comp
 		if e.equalAt(i, before, next) {
 			continue
 		}
-		if d := unified(st.Name(), before.text(i), next.text(i)); d != "" {
+		if d := textdiff.Unified(st.Name(), before.text(i), next.text(i)); d != "" {
 			p.Plans = append(p.Plans, PlanDiff{st.Name(), d})
 		}
 	}

@@ -165,11 +165,13 @@ func (e *Engine) setCondition(i int, n cell.Revision, err error) {
 // worse finds the first stage in the foreground that a commit made fail. A
 // stage that failed before for the same reason (numbers aside: a port, a
 // process id) is not the commit's doing, and must not make the cell
-// unchangeable: port 53 taken by another process, a kernel module missing.
+// unchangeable: port 53 taken by another process, a kernel module missing. A
+// degraded stage says itself that the machine is at fault and not the plan.
 func (e *Engine) worse(before []cell.Condition, errs []error) *SettleError {
 	var found *SettleError
+	var degraded *cell.DegradedError
 	for i, err := range errs {
-		if err == nil || (before[i].State != cell.InSync && sameReason(before[i].Reason, err.Error())) {
+		if err == nil || errors.As(err, &degraded) || (before[i].State != cell.InSync && sameReason(before[i].Reason, err.Error())) {
 			continue
 		}
 		if found == nil {

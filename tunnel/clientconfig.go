@@ -124,7 +124,7 @@ func FileName(peer string) string {
 		return '-'
 	}, peer)
 	name = strings.TrimLeft(name, "-.") // no option, no hidden file
-	if name != peer || len(name) > maxInterfaceName {
+	if name == "" || name != peer || len(name) > maxInterfaceName {
 		sum := sha256.Sum256([]byte(peer))
 		name = name[:min(len(name), maxInterfaceName-5)] + "-" + hex.EncodeToString(sum[:2])
 		name = strings.TrimLeft(name, "-")

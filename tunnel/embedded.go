@@ -1,13 +1,13 @@
 package tunnel
 
 import (
+	"errors"
 	"fmt"
 	"log/slog"
 	"net"
 	"os"
 
 	"golang.org/x/sys/unix"
-	"golang.zx2c4.com/wireguard/conn"
 	"golang.zx2c4.com/wireguard/device"
 	"golang.zx2c4.com/wireguard/tun"
 )
@@ -24,7 +24,7 @@ func newEmbedded(name string, mtu int, plain bool, log *slog.Logger) (*embedded,
 	if err != nil {
 		return nil, fmt.Errorf("opening a TUN named %s: %w", name, err)
 	}
-	return &embedded{dev: device.NewDevice(t, conn.NewDefaultBind(), &device.Logger{
+	return &embedded{dev: device.NewDevice(t, new(bind), &device.Logger{
 		Verbosef: device.DiscardLogf,
 		Errorf: func(format string, args ...any) {
 			log.Warn("embedded wireguard reports a problem", "device", name, "problem", fmt.Sprintf(format, args...))
@@ -32,18 +32,23 @@ func newEmbedded(name string, mtu int, plain bool, log *slog.Logger) (*embedded,
 	})}, nil
 }
 
+const tunDevice = "/dev/net/tun"
+
 // openTUN opens a TUN with segmentation offload (IFF_VNET_HDR), five times
 // faster, or without: some vendor kernels refuse it, and some corrupt large
 // segments, which only a person can notice (plain).
 func openTUN(name string, mtu int, plain bool, log *slog.Logger) (tun.Device, error) {
+	if _, err := os.Stat(tunDevice); err != nil { // CreateTUN's own error for this can't be told apart
+		return nil, err
+	}
 	if !plain {
 		t, err := tun.CreateTUN(name, mtu)
-		if err != unix.EINVAL {
+		if !errors.Is(err, unix.EINVAL) {
 			return t, err
 		}
 		log.Warn("this kernel refuses segmentation offload on a TUN; going on without it", "device", name)
 	}
-	fd, err := unix.Open("/dev/net/tun", unix.O_RDWR|unix.O_CLOEXEC|unix.O_NONBLOCK, 0)
+	fd, err := unix.Open(tunDevice, unix.O_RDWR|unix.O_CLOEXEC|unix.O_NONBLOCK, 0)
 	if err != nil {
 		return nil, err
 	}
@@ -57,7 +62,7 @@ func openTUN(name string, mtu int, plain bool, log *slog.Logger) (tun.Device, er
 		_ = unix.Close(fd)
 		return nil, err
 	}
-	f := os.NewFile(uintptr(fd), "/dev/net/tun")
+	f := os.NewFile(uintptr(fd), tunDevice)
 	t, err := tun.CreateTUNFromFile(f, mtu)
 	if err != nil {
 		_ = f.Close()

@@ -23,8 +23,9 @@ var allowed = map[string][]string{
 	"ui":                  {},
 	"internal/lifecycle":  {},
 	"internal/atomicfile": {},
+	"internal/textdiff":   {},
 	"datastore":           {"cell", "internal/atomicfile"},
-	"reconcile":           {"datastore", "cell", "internal/lifecycle"},
+	"reconcile":           {"datastore", "cell", "internal/lifecycle", "internal/textdiff"},
 	"backup":              {"datastore", "cell", "internal/atomicfile", "internal/lifecycle"},
 	"api":                 {"auth", "reconcile", "cell", "internal/lifecycle"},
 	"dns":                 column, "ntp": column, "tunnel": column, "firewall": column, "proxy": column, "certs": column,
@@ -55,7 +56,7 @@ var fences = map[string][]string{
 }
 
 // stdOnly rooms import the standard library only.
-var stdOnly = []string{"cell", "ui", "internal/lifecycle", "internal/atomicfile"}
+var stdOnly = []string{"cell", "ui", "internal/lifecycle", "internal/atomicfile", "internal/textdiff"}
 
 // pureFiles (compile.go) may open no file or socket and read no clock.
 var impure = []string{"os", "net", "time/tzdata", "os/exec", "syscall", "crypto/rand", "math/rand", "math/rand/v2"}

@@ -64,16 +64,16 @@ function Frame({ me: who }: { me: Me }) {
         {t('app.skip')}
       </a>
       <div className="hidden border-r border-line bg-surface lg:block">
-        <div className="sticky top-0 flex h-dvh flex-col gap-6 px-3 py-4">
+        <nav aria-label={t('app.primaryNav')} className="sticky top-0 flex h-dvh flex-col gap-6 px-3 py-4">
           <Brand name={cell?.name} domain={cell?.domain} />
-          <nav aria-label={t('app.primaryNav')} className="flex flex-col gap-0.5">
+          <div className="flex flex-col gap-0.5">
             {links.map((p) => (
               <NavLink key={p.to} to={p.to} end={p.to === '/'} className="nav-link">
                 <Icon name={p.icon} />
                 {t(p.label)}
               </NavLink>
             ))}
-          </nav>
+          </div>
           {now.data && (
             <p className="mt-auto px-3 text-[0.86rem] text-faint">
               {t('app.revision', { n: now.data.revision })}
@@ -81,7 +81,7 @@ function Frame({ me: who }: { me: Me }) {
               {cell?.version}
             </p>
           )}
-        </div>
+        </nav>
       </div>
 
       <div className="flex min-w-0 flex-1 flex-col">

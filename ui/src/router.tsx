@@ -6,6 +6,7 @@ import { Failure, NotFound } from './pages/NotFound'
 export const router = createBrowserRouter([
   {
     ErrorBoundary: Failure,
+    HydrateFallback: () => null,
     children: [
       { path: '/setup', lazy: async () => ({ Component: (await import('./pages/setup/Setup')).Setup }) },
       { path: '/login', lazy: async () => ({ Component: (await import('./pages/Login')).Login }) },

@@ -79,14 +79,31 @@ export async function read<D>(request: () => Promise<Raw<D>>): Promise<D> {
   return (await send(request)).data as D
 }
 
+export type Tagged<D> = {
+  data: D
+  /** The ETag, for If-Match. */
+  etag: string
+}
+
+/** The body of a GET with its ETag. */
+export async function readTagged<D>(request: () => Promise<Raw<D>>): Promise<Tagged<D>> {
+  const { data, response } = await send(request)
+  return { data: data as D, etag: response.headers.get('ETag') ?? '' }
+}
+
 /** How a change of state is asked for. */
 export type CommitOptions = {
   /** Seconds after which the cell reverts unless someone confirms; none means a plain commit. */
   confirmWithin?: number
+  /** The ETag of what is changed, as it was read: 412 when someone changed it since. */
+  ifMatch?: string
 }
 
 export function commitHeaders(o: CommitOptions): Record<string, string> {
-  return o.confirmWithin ? { 'Confirm-Within': String(o.confirmWithin) } : {}
+  return {
+    ...(o.confirmWithin ? { 'Confirm-Within': String(o.confirmWithin) } : {}),
+    ...(o.ifMatch ? { 'If-Match': o.ifMatch } : {}),
+  }
 }
 
 export type Outcome<T> = {

@@ -1,5 +1,5 @@
 import type { QueryClient } from '@tanstack/react-query'
-import { me, setupStep } from './queries'
+import { me, setupStep, status } from './queries'
 
 const firstDelay = 1_000
 const longestDelay = 30_000
@@ -26,23 +26,23 @@ export function listen(queries: QueryClient, onState: (live: boolean) => void, o
   const lookAgain = (all: boolean) => {
     everything ||= all
     look ??= setTimeout(() => {
-      const all = everything
+      const wide = everything
       look = undefined
       everything = false
       void queries.invalidateQueries({
         predicate: ({ queryKey: [key] }) =>
-          key !== me.queryKey[0] && key !== setupStep.queryKey[0] && (all || key === 'status' || key === 'peers'),
+          key !== me.queryKey[0] && key !== setupStep.queryKey[0] && (wide || key === 'status' || key === 'peers'),
       })
     }, quiet)
   }
 
   const connect = () => {
     source = open('/api/events')
-    source.onopen = () => {
+    source.addEventListener('open', () => {
       if (failures > 0) lookAgain(true)
       failures = 0
       onState(true)
-    }
+    })
     source.addEventListener('revision', (event) => {
       let n = 0
       try {
@@ -50,12 +50,14 @@ export function listen(queries: QueryClient, onState: (live: boolean) => void, o
       } catch {
         // An event that can't be read is still a reason to look.
       }
-      if (n !== 0 && n === revision) return
+      // The first event of a connection tells where the cell is, which may be nothing new.
+      const known = revision || queries.getQueryData(status.queryKey)?.revision
       revision = n
+      if (n !== 0 && n === known) return
       lookAgain(true)
     })
     source.addEventListener('status', () => lookAgain(false))
-    source.onerror = () => {
+    source.addEventListener('error', () => {
       // The browser would retry by itself, but never after an error status and without backing off.
       source?.close()
       if (stopped) return
@@ -64,7 +66,7 @@ export function listen(queries: QueryClient, onState: (live: boolean) => void, o
       // A lost session looks the same as a lost network from here; asking who we are tells them apart.
       void queries.invalidateQueries({ queryKey: me.queryKey })
       retry = setTimeout(connect, backoff(failures))
-    }
+    })
   }
   connect()
 

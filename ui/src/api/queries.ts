@@ -1,5 +1,5 @@
 import { MutationCache, QueryCache, QueryClient, queryOptions, infiniteQueryOptions } from '@tanstack/react-query'
-import { change, client, commitHeaders, read, setCsrfToken, type CommitOptions } from './client'
+import { change, client, commitHeaders, read, readTagged, setCsrfToken, type CommitOptions } from './client'
 import { ApiError, hasCode } from './problem'
 import type { PeerCreated, PeerInput, Peer, Preview } from './types'
 
@@ -66,7 +66,7 @@ export const peer = (name: string) =>
   queryOptions({
     queryKey: ['peers', name],
     refetchInterval: 15_000,
-    queryFn: ({ signal }) => read(() => client.GET('/api/peers/{name}', { params: { path: { name } }, signal })),
+    queryFn: ({ signal }) => readTagged(() => client.GET('/api/peers/{name}', { params: { path: { name } }, signal })),
   })
 
 export const services = queryOptions({

@@ -93,7 +93,7 @@ export function Marks({ revision: r }: { revision: RevisionInfo }) {
           {t('history.current')}
         </span>
       )}
-      {(!r.current || r.status !== 'committed') && <RevisionBadge status={r.status} />}
+      {(!r.current || r.status !== 'committed') && <RevisionBadge revision={r} />}
     </>
   )
 }

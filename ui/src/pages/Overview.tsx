@@ -42,6 +42,8 @@ function Body({ status: s }: { status: Status }) {
     alarm: ['alarm', 'text-alarm bg-alarm-wash', t('overview.broken')],
   } as const
   const [icon, style, title] = look[health]
+  const backend =
+    s.wireguard.backend === 'kernel' ? t('overview.wireguard.kernel') : s.wireguard.backend === 'userspace' ? t('overview.wireguard.userspace') : <span className="text-warn">{t('app.none')}</span>
 
   return (
     <div className="flex flex-col gap-5">
@@ -60,7 +62,7 @@ function Body({ status: s }: { status: Status }) {
         </div>
       </section>
 
-      <div className="grid gap-3 sm:grid-cols-2 xl:grid-cols-4">
+      <div className="grid grid-cols-2 gap-3 xl:grid-cols-4">
         <Figure label={t('overview.peers')} value={t('overview.peersOf', { online: s.peers.online, total: s.peers.total })} note={<Link to="/peers">{t('nav.peers')}</Link>} />
         <Figure
           label={t('overview.traffic')}
@@ -78,7 +80,7 @@ function Body({ status: s }: { status: Status }) {
         />
         <Figure
           label={t('overview.wireguard')}
-          value={t(s.wireguard.backend === 'kernel' ? 'overview.wireguard.kernel' : 'overview.wireguard.userspace')}
+          value={backend}
           note={`${t('overview.wireguard.port', { port: s.wireguard.listen_port })}${s.wireguard.backend === 'userspace' ? `. ${t('overview.wireguard.userspaceNote')}` : ''}`}
         />
       </div>
@@ -94,7 +96,7 @@ function Body({ status: s }: { status: Status }) {
             <ul className="divide-y divide-line">
               {notices.map((n) => (
                 <li key={n.code + n.subject} className="flex gap-3 px-5 py-3">
-                  <SeverityMark severity={n.severity} />
+                  <SeverityMark notice={n} />
                   <div className="min-w-0">
                     {n.subject && <span className="block font-medium break-words">{n.subject}</span>}
                     <span className="break-words">{n.text}</span>
@@ -130,7 +132,7 @@ function Body({ status: s }: { status: Status }) {
             <dd>{s.cell.version}</dd>
             <dt>{t('overview.publicKey')}</dt>
             <dd>
-              <code className="mr-2">{s.wireguard.public_key}</code>
+              <code className="mr-2 text-[0.86rem]">{s.wireguard.public_key}</code>
               <CopyButton text={s.wireguard.public_key} small />
             </dd>
           </dl>
@@ -156,9 +158,9 @@ function Body({ status: s }: { status: Status }) {
 
 function Figure({ label, value, note }: { label: string; value: ReactNode; note: ReactNode }) {
   return (
-    <section className="card px-5 py-4">
+    <section className="card px-4 py-3.5 sm:px-5 sm:py-4">
       <h2 className="text-[0.93rem] font-medium text-soft">{label}</h2>
-      <p className="num mt-1 text-[1.43rem] leading-tight font-semibold tracking-tight">{value}</p>
+      <p className="num mt-1 text-[1.2rem] leading-tight break-words sm:text-[1.43rem] font-semibold tracking-tight">{value}</p>
       <p className="num mt-1.5 text-[0.93rem] text-soft">{note}</p>
     </section>
   )

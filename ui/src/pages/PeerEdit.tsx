@@ -35,16 +35,17 @@ export function PeerEdit() {
     >
       {it.error && !it.data && <ErrorSummary error={it.error} onRetry={() => void it.refetch()} />}
       {it.isPending && <Loading />}
-      {it.data && <Body key={name} peer={it.data} />}
+      {it.data && <Body key={name} peer={it.data.data} etag={it.data.etag} />}
     </Page>
   )
 }
 
-function Body({ peer: p }: { peer: Peer }) {
+function Body({ peer: p, etag }: { peer: Peer; etag: string }) {
   const { t } = useTranslation()
   const navigate = useNavigate()
   // The form starts from the peer as it was when the page opened; live numbers above it go on.
   const [base] = useState(p)
+  const [ifMatch] = useState(etag)
   const form = useForm<PeerValues>({ resolver: zodResolver(peerSchema), defaultValues: fromPeer(base) })
   const { problem, show, clear } = useProblem(form, 'peers', peerFields)
   const [draft, setDraft] = useState<{ body: PeerInput; preview: Preview } | null>(null)
@@ -63,7 +64,7 @@ function Body({ peer: p }: { peer: Peer }) {
     return (
       <Review
         preview={draft.preview}
-        commit={(o) => updatePeer(base.name, draft.body, o)}
+        commit={(o) => updatePeer(base.name, draft.body, { ...o, ifMatch })}
         onDone={() => void navigate('/peers')}
         onError={(error) => {
           if (!show(error)) return false

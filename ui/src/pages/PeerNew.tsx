@@ -12,8 +12,7 @@ import { PeerFields } from '../parts/PeerFields'
 import { PeerReady } from '../parts/PeerReady'
 import { Review } from '../parts/Review'
 import { generateKeys } from '../wireguard/keys'
-import { newPeer, peerFields, peerSchema, type PeerValues } from './peerForm'
-import { toInput } from './peerForm'
+import { newPeer, peerFields, peerSchema, toInput, type PeerValues } from './peerForm'
 
 /** The private key is held here and nowhere else: not in a query, the history, the storage or a request. */
 type Draft = { body: PeerInput; privateKey: string; preview: Preview }
@@ -39,7 +38,7 @@ export function PeerNew() {
 
   if (ready && draft) {
     return (
-      <Page key="ready" title={t('peer.ready.title', { name: ready.created.peer.name })} back={{ to: '/peers', label: t('peers.title') }}>
+      <Page key="ready" title={t('peer.ready.title', { name: ready.created.peer.name })} wide back={{ to: '/peers', label: t('peers.title') }}>
         <PeerReady created={ready.created} privateKey={draft.privateKey} pending={ready.confirmBy !== ''} onDone={() => void navigate('/peers')} />
       </Page>
     )

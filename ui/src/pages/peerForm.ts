@@ -45,11 +45,12 @@ export const newPeer: PeerValues = {
   note: '',
 }
 
+const two = (n: number) => String(n).padStart(2, '0')
+
 /** The value of a datetime-local field, in this browser's time zone; "" for no moment. */
 export function toLocalInput(time: string | null): string {
   if (!time) return ''
   const date = new Date(time)
-  const two = (n: number) => String(n).padStart(2, '0')
   return `${date.getFullYear()}-${two(date.getMonth() + 1)}-${two(date.getDate())}T${two(date.getHours())}:${two(date.getMinutes())}`
 }
 
@@ -72,7 +73,7 @@ export function fromPeer(p: Peer): PeerValues {
   }
 }
 
-/** The body of a request. `kept` carries what the form has no field for, since a PUT replaces the whole peer. */
+/** The body of a request. `kept` carries what the form has no field for, so that what was reviewed is what is sent. */
 export function toInput(v: PeerValues, publicKey: string, kept?: Peer): PeerInput {
   return {
     name: v.name,
@@ -80,7 +81,7 @@ export function toInput(v: PeerValues, publicKey: string, kept?: Peer): PeerInpu
     trust: v.trust,
     destinations: v.destinations,
     ...(v.grants === 'default' ? {} : { services: v.grants === 'all' ? ['*'] : v.services }),
-    expires: expiry(v.expires, kept),
+    ...expiry(v.expires, kept),
     enabled: v.enabled,
     preshared_key: v.preshared_key,
     keepalive: Number(v.keepalive),
@@ -90,8 +91,8 @@ export function toInput(v: PeerValues, publicKey: string, kept?: Peer): PeerInpu
   }
 }
 
-/** A field that was not touched sends the moment as it was: the field cuts off seconds. */
-function expiry(field: string, kept?: Peer): string | null {
-  if (kept && field === toLocalInput(kept.expires)) return kept.expires
-  return field === '' ? null : new Date(field).toISOString()
+/** A field that was not touched leaves the moment as it is: the field cuts off seconds. */
+function expiry(field: string, kept?: Peer): Pick<PeerInput, 'expires' | 'never_expires'> {
+  if (field === toLocalInput(kept?.expires ?? null)) return {}
+  return field === '' ? { never_expires: true } : { expires: new Date(field).toISOString() }
 }

@@ -7,16 +7,21 @@ const looks = {
   'in-sync': ['badge-ok', 'check'],
   pending: ['badge-warn', 'pending'],
   failed: ['badge-alarm', 'alarm'],
-} as const satisfies Record<Condition['state'], readonly [string, IconName]>
+} as const satisfies Record<string, readonly [string, IconName]>
+
+function stateOf(c: Condition): keyof typeof looks {
+  return c.state in looks ? (c.state as keyof typeof looks) : 'pending'
+}
 
 /** Whether a stage has reached what is wanted; with its reason and since when, unless `compact`. */
 export function ConditionBadge({ condition: c, compact = false }: { condition: Condition; compact?: boolean }) {
   const { t } = useTranslation()
-  const [style, icon] = looks[c.state]
+  const state = stateOf(c)
+  const [style, icon] = looks[state]
   const badge = (
     <span className={`badge ${style}`}>
       <Icon name={icon} size={13} />
-      {t(`condition.${c.state}`)}
+      {t(`condition.${state}`)}
     </span>
   )
   if (compact) return badge
@@ -35,10 +40,11 @@ const severities = {
   info: ['text-accent', 'info'],
   warning: ['text-warn', 'warning'],
   alarm: ['text-alarm', 'alarm'],
-} as const satisfies Record<Notice['severity'], readonly [string, IconName]>
+} as const satisfies Record<string, readonly [string, IconName]>
 
-export function SeverityMark({ severity }: { severity: Notice['severity'] }) {
+export function SeverityMark({ notice }: { notice: Notice }) {
   const { t } = useTranslation()
+  const severity = notice.severity in severities ? (notice.severity as keyof typeof severities) : 'info'
   const [style, icon] = severities[severity]
   return (
     <span className={`${style} mt-0.5 inline-flex`}>
@@ -48,15 +54,17 @@ export function SeverityMark({ severity }: { severity: Notice['severity'] }) {
   )
 }
 
-const revisionLooks: Record<RevisionInfo['status'], string> = {
+const revisionLooks = {
   committed: '',
   pending: 'badge-warn',
   failed: 'badge-alarm',
   reverted: '',
   'auto-reverted': 'badge-warn',
-}
+} as const
 
-export function RevisionBadge({ status }: { status: RevisionInfo['status'] }) {
+export function RevisionBadge({ revision: r }: { revision: RevisionInfo }) {
   const { t } = useTranslation()
+  if (!(r.status in revisionLooks)) return <span className="badge pl-[0.55rem]">{r.status}</span>
+  const status = r.status as keyof typeof revisionLooks
   return <span className={`badge ${revisionLooks[status]} pl-[0.55rem]`}>{t(`history.status.${status}`)}</span>
 }

@@ -16,10 +16,10 @@ export function Gate({ children, wide = false, settings = true }: { children: Re
         {children}
       </main>
       {settings && (
-        <div className={`mx-auto mt-10 grid w-full grid-cols-2 gap-4 ${wide ? 'max-w-2xl' : 'max-w-sm'}`}>
+        <footer className={`mx-auto mt-10 grid w-full grid-cols-2 gap-4 ${wide ? 'max-w-2xl' : 'max-w-sm'}`}>
           <ThemeSelect />
           <LanguageSelect />
-        </div>
+        </footer>
       )}
     </div>
   )

@@ -13,8 +13,12 @@ export function usePageTitle(title: string) {
     document.title = `${title} · ${t('app.name')}`
   }, [title, t])
   useEffect(() => {
-    if (firstPage) firstPage = false
-    else heading.current?.focus({ preventScroll: true })
+    if (firstPage) {
+      firstPage = false
+      return
+    }
+    window.scrollTo(0, 0)
+    heading.current?.focus({ preventScroll: true })
   }, [])
   return heading
 }

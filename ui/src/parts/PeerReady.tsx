@@ -40,7 +40,7 @@ export function PeerReady({ created, privateKey, pending, onDone }: { created: P
 
       <div className="card flex flex-col gap-6 p-5 md:flex-row">
         {privateKey !== '' && (
-          <div className="flex flex-col items-center gap-3 md:w-72 md:shrink-0">
+          <div className="flex flex-col items-center gap-3 md:w-80 md:shrink-0">
             {qr ? (
               <>
                 <QrCode qr={qr} label={t('peer.ready.qr', { name })} className="w-full max-w-80" />

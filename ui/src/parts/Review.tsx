@@ -42,9 +42,12 @@ export function Review<T>({
   const bad = mode === 'confirmed' && !(Number.isInteger(within) && within >= 10 && within <= 3600)
 
   const run = useMutation({
-    mutationFn: (o: CommitOptions) => commit(o),
+    // Refused when what it changes has changed since the preview: nobody commits what they did not see.
+    mutationFn: (o: CommitOptions) => commit({ ifMatch: `"${preview.base}"`, ...o }),
     onSuccess: (outcome) => {
       announce(outcome.confirmBy ? t('peer.committedPending', { n: outcome.revision }) : t('peer.committed', { n: outcome.revision }))
+      // What no page shows is dropped, or the next one would start with the state before.
+      queries.removeQueries({ type: 'inactive', predicate: ({ queryKey: [key] }) => key !== 'me' })
       void queries.invalidateQueries({ predicate: ({ queryKey: [key] }) => key !== 'me' && key !== 'preview' })
       onDone(outcome)
     },

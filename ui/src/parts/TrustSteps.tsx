@@ -1,10 +1,18 @@
+import { useQuery } from '@tanstack/react-query'
 import type { ReactNode } from 'react'
+import { client, read } from '../api/client'
+import { fingerprint } from '../fingerprint'
 import { useTranslation } from '../i18n'
 import { Icon } from './Icon'
 
 /** How each kind of device is told to trust the cell's authority, with the files. */
 export function TrustSteps() {
   const { t } = useTranslation()
+  const print = useQuery({
+    queryKey: ['ca', 'fingerprint'],
+    staleTime: Number.POSITIVE_INFINITY,
+    queryFn: async ({ signal }) => fingerprint(await read<string>(() => client.GET('/api/vault/ca', { params: { query: { format: 'pem' } }, parseAs: 'text', signal }))),
+  })
   const steps: [string, string[]][] = [
     [t('trust.apple'), [t('trust.apple.1'), t('trust.apple.2'), t('trust.apple.3')]],
     [t('trust.android'), [t('trust.android.1'), t('trust.android.2')]],
@@ -14,6 +22,13 @@ export function TrustSteps() {
   ]
   return (
     <div className="flex flex-col gap-4">
+      {print.data && (
+        <div className="card px-5 py-4">
+          <h2 className="mb-1">{t('trust.fingerprint')}</h2>
+          <code className="break-all">{print.data}</code>
+          <p className="mt-1 text-[0.93rem] text-soft">{t('trust.check')}</p>
+        </div>
+      )}
       <div className="flex flex-wrap gap-2">
         <File format="mobileconfig">{t('trust.mobileconfig')}</File>
         <File format="der">{t('trust.der')}</File>

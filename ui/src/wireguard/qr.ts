@@ -30,6 +30,7 @@ function tryLevel(text: string, level: Level): Qr | null {
  * else null. Stopping at one level would refuse long configurations that a lower one holds.
  */
 export function chooseQr(text: string): Qr | null {
+  // oxlint-disable-next-line import/no-named-as-default-member -- the library is set by this property
   makeQr.stringToBytes = (s: string) => Array.from(new TextEncoder().encode(s))
   const fitting = levels.map((level) => tryLevel(text, level)).filter((qr) => qr !== null)
   return fitting.find((qr) => qr.size <= comfortable) ?? fitting.at(-1) ?? null

@@ -33,6 +33,7 @@ export function DoneStep({ done }: { done: SetupDone }) {
           <div>
             <h2 className="mb-1">{t('setup.done.fingerprint')}</h2>
             <code className="break-all">{done.fingerprint}</code>
+            <p className="mt-1 text-[0.93rem] text-soft">{t('setup.done.compare')}</p>
           </div>
           <p className="text-soft">{t('trust.text')}</p>
         </div>

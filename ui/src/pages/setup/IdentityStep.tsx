@@ -33,7 +33,8 @@ export function IdentityStep({ at, busy, error, send, back }: StepProps) {
       cell_name: at.data.cell_name,
       domain_mode: isMode(at.data.domain_mode) ? at.data.domain_mode : ('lan' as const),
       domain: at.data.domain,
-      timezone: at.data.timezone || Intl.DateTimeFormat().resolvedOptions().timeZone || 'UTC',
+      // Before a name is given, the cell's time zone is a default and the browser knows better.
+      timezone: (at.data.cell_name && at.data.timezone) || Intl.DateTimeFormat().resolvedOptions().timeZone || 'UTC',
     },
   })
   const { problem, show, clear } = useProblem(form, '', fields)
@@ -75,9 +76,9 @@ export function IdentityStep({ at, busy, error, send, back }: StepProps) {
         </p>
       )}
       <SelectField label={t('setup.identity.timezone')} error={errors.timezone?.message} {...form.register('timezone')}>
-        {zones().map((z) => (
-          <option key={z} value={z}>
-            {z.replaceAll('_', ' ')}
+        {zones().map((zone) => (
+          <option key={zone} value={zone}>
+            {zone.replaceAll('_', ' ')}
           </option>
         ))}
       </SelectField>

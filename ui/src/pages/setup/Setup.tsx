@@ -15,8 +15,15 @@ import { DoneStep } from './DoneStep'
 import { IdentityStep } from './IdentityStep'
 import { ReviewStep } from './ReviewStep'
 
-export type StepName = 'code' | 'identity' | 'admin' | 'review'
-const order: readonly StepName[] = ['code', 'identity', 'admin', 'review']
+const order = ['code', 'identity', 'admin', 'review'] as const
+export type StepName = (typeof order)[number]
+
+/** The first step that is not done. */
+function reachedStep(at: SetupStep): StepName {
+  if (!at.unlocked) return 'code'
+  if (at.step === 'code') return 'identity'
+  return order.find((s) => s === at.step) ?? 'review'
+}
 
 /** What each step gets: what the cell knows so far, and a way to send more. */
 export type StepProps = {
@@ -66,7 +73,7 @@ export function Setup() {
   if (!now.data) return <Gate wide>{now.error ? <ErrorSummary error={now.error} onRetry={() => void now.refetch()} /> : <Loading />}</Gate>
 
   const at = now.data.at
-  const reached: StepName = !at.unlocked ? 'code' : at.step === 'done' ? 'review' : at.step === 'code' ? 'identity' : at.step
+  const reached = reachedStep(at)
   const step = shown && order.indexOf(shown) < order.indexOf(reached) ? shown : reached
   const index = order.indexOf(step)
   const go = (to: StepName) => {

@@ -1,4 +1,7 @@
-package reconcile
+// Package textdiff renders how one text became another, in the unified format of
+// diff -u, at a bounded cost. It owns nothing. It must never lose a line: the
+// result applied to the old text gives the new one, or says that it was cut.
+package textdiff
 
 import (
 	"fmt"
@@ -15,11 +18,11 @@ const (
 	maxDiffLines = 20000
 )
 
-// unified renders how text a became b in the unified format of diff -u, or ""
+// Unified renders how text a became b in the unified format of diff -u, or ""
 // when they are the same. Its cost is bounded: lines that occur once in both
 // anchor the comparison (patience diff), and the stretches between them are
 // searched by Myers' greedy algorithm up to maxEdits.
-func unified(name, a, b string) string {
+func Unified(name, a, b string) string {
 	if a == b {
 		return ""
 	}
@@ -239,6 +242,9 @@ func (d *differ) script(trace [][]int, a0, b0, n, m int) {
 // render writes the hunks with their context.
 func (d *differ) render(name string) string {
 	var out strings.Builder
+	if !slices.ContainsFunc(d.ops, func(o op) bool { return o.kind != ' ' }) {
+		return "" // they differ in the last line feed at most
+	}
 	fmt.Fprintf(&out, "--- a/%s\n+++ b/%s\n", name, name)
 	written := 0
 	for i := 0; i < len(d.ops); {
@@ -252,12 +258,12 @@ func (d *differ) render(name string) string {
 		for end+1 < len(d.ops) && (d.ops[end+1].kind != ' ' || (d.ops[end+1].n <= 2*diffContext && end+2 < len(d.ops))) {
 			end++
 		}
+		written += d.hunk(&out, i, end)
+		i = end + 1
 		if written > maxDiffLines {
 			out.WriteString("… the rest of this diff is too long to show\n")
 			break
 		}
-		written += d.hunk(&out, i, end)
-		i = end + 1
 	}
 	return out.String()
 }

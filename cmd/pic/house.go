@@ -1,0 +1,293 @@
+package main
+
+import (
+	"context"
+	"crypto/rand"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"io"
+	"log/slog"
+	"net"
+	"net/http"
+	"os"
+	"os/user"
+	"path/filepath"
+	"strconv"
+	"sync/atomic"
+	"time"
+
+	"github.com/personal-internet-cell/pic/api"
+	"github.com/personal-internet-cell/pic/auth"
+	"github.com/personal-internet-cell/pic/cell"
+	"github.com/personal-internet-cell/pic/certs"
+	"github.com/personal-internet-cell/pic/datastore"
+	"github.com/personal-internet-cell/pic/dns"
+	"github.com/personal-internet-cell/pic/firewall"
+	"github.com/personal-internet-cell/pic/internal/lifecycle"
+	"github.com/personal-internet-cell/pic/ntp"
+	"github.com/personal-internet-cell/pic/proxy"
+	"github.com/personal-internet-cell/pic/reconcile"
+	"github.com/personal-internet-cell/pic/tunnel"
+	"github.com/personal-internet-cell/pic/ui"
+)
+
+// house is the wired cell.
+type house struct {
+	log     *slog.Logger
+	flags   *serveFlags
+	store   *datastore.Store
+	engine  *reconcile.Engine
+	learner *learner
+	api     *api.API
+	code    *auth.SetupCode
+	tunnel  *tunnel.Controller
+	proxy   *proxy.Server
+	dns     *dns.Server
+	certs   *certs.Controller
+	ntp     *ntp.Server
+	started time.Time
+	tasks   []lifecycle.Task
+}
+
+// build makes every room and hands each what it needs of the others. Nothing
+// in the world is touched before run.
+func build(log *slog.Logger, f *serveFlags, host cell.Host) (_ *house, err error) {
+	store, err := datastore.Open(&datastore.Config{Dir: f.state, Log: log})
+	if err != nil {
+		return nil, err
+	}
+	h := &house{log: log, flags: f, store: store, started: time.Now(), learner: newLearner(log, host)}
+	defer func() {
+		if err != nil {
+			err = errors.Join(err, store.Close())
+		}
+	}()
+	h.code = auth.NewSetupCode(&auth.SetupCodeConfig{OnRotate: h.announce})
+	fw := firewall.New(&firewall.Config{Log: log})
+	h.tunnel = tunnel.New(&tunnel.Config{Secret: store.Secret, Log: log})
+	h.dns = dns.New(&dns.Config{Logger: log})
+	h.ntp = ntp.New(&ntp.Config{Logger: log})
+	if h.certs, err = certs.New(&certs.Config{Dir: store.CertsDir(), Secret: store.Secret, Log: log}); err != nil {
+		return nil, err
+	}
+	var web atomic.Pointer[http.Handler]
+	h.proxy = proxy.New(&proxy.Config{
+		Local: http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+			(*web.Load()).ServeHTTP(w, r)
+		}),
+		TLS: h.certs.TLSConfig(), HTTPAddr: f.http, HTTPSAddr: f.https, Log: log,
+	})
+	h.engine, err = reconcile.New(&reconcile.Config{
+		Store: store, Log: log, Now: time.Now, Facts: readMachine(host),
+		Stages: []reconcile.Stage{
+			reconcile.Required(reconcile.WithNotices(reconcile.NewStage("firewall", firewall.Compile, fw.Apply), fw.Notices)),
+			reconcile.WithNotices(reconcile.NewStage("tunnel", tunnel.Compile, tolerantAtFirst(h.tunnel.Apply)), h.tunnel.Notices),
+			reconcile.WithNotices(reconcile.NewStage("dns", dns.Compile, tolerant(h.dns.Apply)), h.dns.Notices),
+			reconcile.WithNotices(reconcile.NewStage("ntp", ntp.Compile, tolerant(h.ntp.Apply)), h.ntp.Notices),
+			reconcile.WithNotices(reconcile.NewStage("proxy", proxy.Compile, tolerant(h.proxy.Apply)), h.proxy.Notices),
+			reconcile.Background(reconcile.WithNotices(reconcile.NewStage("certs", certs.Compile, h.certs.Apply), h.certs.Notices)),
+		},
+	})
+	if err != nil {
+		return nil, err
+	}
+	h.learner.engine = h.engine
+	h.learner.userspace = func() bool {
+		st, err := h.tunnel.Status(context.Background())
+		return err == nil && st.Backend == tunnel.BackendUserspace
+	}
+	sessions, backoff := h.buildAPI()
+	handler := h.api.Web()
+	web.Store(&handler)
+	look := func() { h.learner.look(); h.engine.Trigger("the kernel changed") }
+	h.tasks = []lifecycle.Task{
+		h.dns, h.ntp, h.proxy, h.certs, h.code, sessions, backoff,
+		fw.Watch(look), h.tunnel.Watch(look), h.learner.task(),
+		lifecycle.Func("socket", h.serveSocket), lifecycle.Func("debug", h.serveDebug), watchdog(h.selfCheck),
+	}
+	return h, nil
+}
+
+func (h *house) buildAPI() (*auth.Sessions, *auth.Backoff) {
+	role := func(name string) (cell.Role, bool) { return h.api.RoleOf(name) }
+	history := h.store.History()
+	sessions := auth.NewSessions(&auth.SessionsConfig{Store: history, Role: role, Log: h.log})
+	backoff := auth.NewBackoff(&auth.BackoffConfig{Store: history, Log: h.log})
+	h.api = api.New(&api.Config{
+		Log: h.log, Now: time.Now, Version: version, Engine: h.engine, Started: h.started, HTTPSPort: h.learner.host.HTTPSPort,
+		Passwords: auth.NewPasswords(&auth.PasswordsConfig{Log: h.log}), Sessions: sessions, Backoff: backoff, SetupCode: h.code,
+		NewRef: h.store.NewRef, Secret: h.store.Secret,
+		Tunnel: h.tunnelStatus, GenerateKey: tunnel.GenerateKey, GeneratePSK: tunnel.GeneratePSK,
+		ClientConfig: tunnel.ClientConfig, FileName: tunnel.FileName,
+		NewAuthority: certs.NewAuthority, Trust: trust, Certificates: h.certificates, Fingerprint: h.certs.EphemeralFingerprint,
+		Clock: h.clock, DNS: h.dnsStatus, DNSRecords: dnsRecords, Export: exports(), Reachable: h.reachable,
+		NetworkTest: func(ctx context.Context) []api.Check { return uplinkChecks(ctx, h.engine.Facts()) },
+		UI:          ui.Files(),
+	})
+	return sessions, backoff
+}
+
+// run boots and serves until ctx ends.
+func (h *house) run(ctx context.Context, out io.Writer, ready string) error {
+	boot := lifecycle.Func("engine", func(ctx context.Context) error {
+		err := h.engine.Boot(ctx, func() (*cell.State, map[cell.SecretRef]cell.Secret, error) {
+			return fresh(h.store.NewRef, tunnel.GenerateKey, func(b []byte) { _, _ = rand.Read(b) }, h.engine.Facts())
+		})
+		if err != nil {
+			return fmt.Errorf("booting: %w", err)
+		}
+		if h.engine.Source() == "recovered" {
+			h.showAlarm(ctx)
+		}
+		if err := h.initFile(ctx); err != nil {
+			return err
+		}
+		if s, _ := h.engine.Running(); s != nil && s.Claimed() {
+			h.code.Retire()
+		} else {
+			h.greet(out)
+		}
+		if err := os.WriteFile(ready, []byte("ready\n"), 0o644); err != nil {
+			return err
+		}
+		if err := sdNotify("READY=1"); err != nil {
+			h.log.Warn("telling systemd", "error", err)
+		}
+		h.log.Info("cell is up", "after", time.Since(h.started).Round(time.Millisecond), "source", h.engine.Source())
+		return h.engine.Run(ctx)
+	})
+	err := lifecycle.Run(ctx, append([]lifecycle.Task{boot, lifecycle.Func("reload", h.reload)}, h.tasks...)...)
+	_ = sdNotify("STOPPING=1")
+	return err
+}
+
+func (h *house) close() {
+	if err := errors.Join(h.tunnel.Close(), h.store.Close()); err != nil {
+		h.log.Warn("closing", "error", err)
+	}
+}
+
+// announce tells a setup code to who reads the journal or the console.
+func (h *house) announce(code string) {
+	if h.engine == nil || h.api == nil {
+		return
+	}
+	if s, _ := h.engine.Running(); s != nil && !s.Claimed() {
+		h.log.Info("setup code", "code", code, "fingerprint", h.certs.EphemeralFingerprint())
+	}
+}
+
+// greet prints where to go on a fresh cell.
+func (h *house) greet(out io.Writer) {
+	fmt.Fprintf(out, "\nThis cell has no owner yet. Open one of\n")
+	for _, u := range h.api.SetupURLs() {
+		fmt.Fprintf(out, "    %s\n", u)
+	}
+	fmt.Fprintf(out, "and enter the setup code\n    %s\nThe certificate's SHA-256 fingerprint is\n    %s\n\n", h.code.Current(), h.certs.EphemeralFingerprint())
+}
+
+// showAlarm lets the web answer with its alarm although nothing is settled: the
+// proxy and its certificate are this process's own, not the data plane.
+func (h *house) showAlarm(ctx context.Context) {
+	h.log.Error("the stored state was damaged: changes are closed until `pic recover`, everything in the kernel stays as it was")
+	s, _ := h.engine.Running()
+	if s == nil {
+		s = &cell.State{}
+	}
+	routes, err := proxy.Compile(s, h.engine.Facts())
+	if err == nil {
+		_, err = h.proxy.Apply(ctx, routes)
+	}
+	if err != nil {
+		h.log.Warn("showing the alarm on the web", "error", err)
+	}
+}
+
+// initFile claims the cell from PIC_INIT_FILE and removes the file.
+func (h *house) initFile(ctx context.Context) error {
+	path := os.Getenv("PIC_INIT_FILE")
+	if path == "" {
+		return nil
+	}
+	f, err := os.Open(path)
+	if errors.Is(err, os.ErrNotExist) {
+		return nil // used at an earlier start
+	}
+	if err != nil {
+		return fmt.Errorf("reading PIC_INIT_FILE: %w", err)
+	}
+	defer f.Close()
+	if s, _ := h.engine.Running(); s == nil || s.Claimed() {
+		h.log.Warn("init file ignored: the cell is claimed", "path", path)
+		return nil
+	}
+	d := json.NewDecoder(io.LimitReader(f, 64<<10))
+	d.DisallowUnknownFields()
+	var draft api.Draft
+	if err := d.Decode(&draft); err != nil {
+		return fmt.Errorf("reading PIC_INIT_FILE: %w", err)
+	}
+	if _, err := h.api.Claim(ctx, draft); err != nil {
+		return fmt.Errorf("claiming from PIC_INIT_FILE: %w", err)
+	}
+	if err := os.Remove(path); err != nil {
+		h.log.Warn("removing the init file, which holds the password", "error", err)
+	}
+	return nil
+}
+
+// serveSocket serves the API on {runtime}/pic.sock for root and pic-admin.
+func (h *house) serveSocket(ctx context.Context) error {
+	path := filepath.Join(h.flags.runtime, "pic.sock")
+	if err := os.Remove(path); err != nil && !errors.Is(err, os.ErrNotExist) {
+		return err
+	}
+	l, err := net.Listen("unix", path)
+	if err != nil {
+		return fmt.Errorf("listening on the local socket: %w", err)
+	}
+	if err := os.Chmod(path, 0o660); err != nil {
+		return errors.Join(err, l.Close())
+	}
+	if g, err := user.LookupGroup(auth.AdminGroup); err == nil {
+		if gid, err := strconv.Atoi(g.Gid); err == nil {
+			if err := os.Chown(path, 0, gid); err != nil {
+				h.log.Warn("giving the socket to its group", "group", auth.AdminGroup, "error", err)
+			}
+		}
+	}
+	peers := auth.NewSocketPeers(&auth.SocketConfig{Log: h.log})
+	return serveHTTP(ctx, l, &http.Server{Handler: h.api.Socket(), ConnContext: peers.ConnContext,
+		ReadHeaderTimeout: 5 * time.Second, IdleTimeout: time.Minute, MaxHeaderBytes: 32 << 10})
+}
+
+// serveHTTP serves until ctx ends, then gives requests two seconds.
+func serveHTTP(ctx context.Context, l net.Listener, srv *http.Server) error {
+	failed := make(chan error, 1)
+	go func() { failed <- srv.Serve(l) }()
+	select {
+	case err := <-failed:
+		return err
+	case <-ctx.Done():
+	}
+	grace, cancel := context.WithTimeout(context.WithoutCancel(ctx), 2*time.Second)
+	defer cancel()
+	if srv.Shutdown(grace) != nil {
+		_ = srv.Close()
+	}
+	<-failed
+	return nil
+}
+
+// selfCheck is what the watchdog asks: does the engine answer?
+func (h *house) selfCheck(ctx context.Context) error {
+	done := make(chan struct{})
+	go func() { h.engine.Status(); close(done) }()
+	select {
+	case <-done:
+		return nil
+	case <-ctx.Done():
+		return ctx.Err()
+	}
+}

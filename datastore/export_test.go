@@ -1,0 +1,32 @@
+package datastore
+
+import "github.com/personal-internet-cell/pic/cell"
+
+// ReadRevision decodes a revision file as Load does.
+func ReadRevision(file []byte, n cell.Revision) (*cell.State, error) {
+	h, doc, err := decodeDocument(file, n)
+	if err != nil {
+		return nil, err
+	}
+	return decodeState(doc, h.Schema, nil)
+}
+
+// WriteRevision encodes a revision file as Write does.
+func WriteRevision(n cell.Revision, s *cell.State) ([]byte, error) {
+	return encodeRevision(&header{Number: n, Parent: n - 1, Schema: s.Schema}, s)
+}
+
+// ReadPointer decodes startup.
+func ReadPointer(file []byte) (cell.Revision, error) {
+	p, err := parsePointer(file)
+	return p.Revision, err
+}
+
+// ReadSealed decodes a secret or history file.
+func ReadSealed(file []byte) ([]byte, error) { return unseal(file) }
+
+// WriteSealed encodes one.
+func WriteSealed(data []byte) []byte { return sealed(data) }
+
+// ReadMark decodes a mark.
+func ReadMark(file []byte) (cell.RevisionStatus, error) { return parseMark(file) }

@@ -1,0 +1,179 @@
+package proxy
+
+import (
+	"context"
+	"fmt"
+	"net"
+	"net/http"
+	"net/netip"
+	"runtime/debug"
+	"strings"
+)
+
+// stream is a request that is being answered, so that a change of routes can
+// end those that are no longer allowed.
+type stream struct {
+	to         target
+	src, local netip.Addr
+	plain      bool
+	cancel     context.CancelFunc
+}
+
+// Handler answers requests on the HTTPS listener.
+func (s *Server) Handler() http.Handler { return http.HandlerFunc(s.serveHTTPS) }
+
+// RedirectHandler answers requests on the HTTP listener: ACME validation and
+// redirects to HTTPS, nothing else.
+func (s *Server) RedirectHandler() http.Handler { return http.HandlerFunc(s.serveHTTP) }
+
+func (s *Server) serveHTTPS(w http.ResponseWriter, r *http.Request) {
+	s.requests.Add(1)
+	defer s.recovered(r)
+	to, ok := parseHost(r.Host)
+	src, local := sourceOf(r), localOf(r)
+
+	// Entered before the table is read: a table that comes later sees it.
+	ctx, cancel := context.WithCancel(r.Context())
+	defer cancel()
+	st := &stream{to: to, src: src, local: local, cancel: cancel}
+	s.enter(st)
+	defer s.leave(st)
+
+	t := s.table.Load()
+	switch {
+	case !t.admits(src, local, false):
+		misdirected(w, "This cell does not answer here.")
+		return
+	case !ok || !t.portMatches(to, src, t.routes.HTTPSPort):
+		misdirected(w, "This cell does not answer for that host name.")
+		return
+	case r.TLS != nil && !to.sameServerName(r.TLS.ServerName):
+		misdirected(w, "The host name of the request is not the one of the TLS connection.")
+		return
+	case r.Method == http.MethodConnect || r.Method == http.MethodTrace:
+		problem(w, http.StatusMethodNotAllowed, "method_not_allowed", "This method is not supported.")
+		return
+	}
+	service, v := t.resolve(to, src, local)
+	switch {
+	case v == unknown:
+		misdirected(w, "This cell does not answer for that host name.")
+	case v == forbidden:
+		refuse(w, r, t.services[to.name].title())
+	case service == nil:
+		s.cfg.Local.ServeHTTP(w, r.WithContext(ctx))
+	default:
+		s.pass(w, r.WithContext(ctx), t, service, to, src)
+	}
+}
+
+// pass hands a request to the upstream of a service.
+func (s *Server) pass(w http.ResponseWriter, r *http.Request, t *table, v *service, to target, src netip.Addr) {
+	p := passage{host: to.host(), src: src.String(), name: v.title()}
+	if to.port != 0 {
+		p.host = hostPort(p.host, to.port, 443)
+	}
+	if z, peer := t.classify(src); z == zonePeer && v.Identity {
+		p.peer = peer
+	}
+	onlyWebSocket(r)
+	v.up.proxy.ServeHTTP(w, r.WithContext(context.WithValue(r.Context(), passageKey{}, p)))
+}
+
+// title is what people call the service.
+func (v *service) title() string {
+	if v.Name != "" {
+		return v.Name
+	}
+	return v.ID
+}
+
+const acmePath = "/.well-known/acme-challenge/" // RFC 8555 §8.3
+
+func (s *Server) serveHTTP(w http.ResponseWriter, r *http.Request) {
+	s.requests.Add(1)
+	defer s.recovered(r)
+	t := s.table.Load()
+	to, ok := parseHost(r.Host)
+	src, local := sourceOf(r), localOf(r)
+	if !t.admits(src, local, true) || !ok || !t.portMatches(to, src, t.routes.HTTPPort) {
+		misdirected(w, "This cell does not answer for that host name.")
+		return
+	}
+	known := t.local[to.key()] || t.services[to.key()] != nil
+	if s.cfg.ACME != nil && t.routes.HTTP01 && known && strings.HasPrefix(r.URL.Path, acmePath) {
+		s.cfg.ACME.ServeHTTP(w, r)
+		return
+	}
+	if _, v := t.resolve(to, src, local); v == unknown {
+		misdirected(w, "This cell does not answer for that host name.")
+		return
+	}
+	path := r.URL.EscapedPath()
+	if !strings.HasPrefix(path, "/") {
+		path = "/"
+	}
+	if r.URL.RawQuery != "" {
+		path += "?" + r.URL.RawQuery
+	}
+	h := w.Header()
+	// The body of what was asked for is never read.
+	h.Set("Connection", "close")
+	h.Set("Location", "https://"+hostPort(to.host(), t.routes.HTTPSPort, 443)+path)
+	answer(w, http.StatusPermanentRedirect, "text/plain; charset=utf-8", []byte("This page is at https.\n"))
+}
+
+// recovered counts a panic of a handler and ends its connection.
+func (s *Server) recovered(r *http.Request) {
+	p := recover()
+	if p == nil {
+		return
+	}
+	if p != http.ErrAbortHandler {
+		s.panics.Add(1)
+		s.cfg.Log.Error("recovered from a panic", "task", "proxy request", "host", r.Host, "panic", fmt.Sprint(p), "stack", string(debug.Stack()))
+	}
+	panic(http.ErrAbortHandler) // net/http closes the connection and says no more
+}
+
+func (s *Server) enter(st *stream) {
+	s.liveMu.Lock()
+	defer s.liveMu.Unlock()
+	s.live[st] = struct{}{}
+}
+
+func (s *Server) leave(st *stream) {
+	s.liveMu.Lock()
+	defer s.liveMu.Unlock()
+	delete(s.live, st)
+}
+
+// cut ends the streams that the table does not allow: a grant that was taken
+// away must not live on in an open WebSocket.
+func (s *Server) cut(t *table) {
+	s.liveMu.Lock()
+	defer s.liveMu.Unlock()
+	for st := range s.live {
+		if t.admits(st.src, st.local, st.plain) {
+			if _, v := t.resolve(st.to, st.src, st.local); v == allowed {
+				continue
+			}
+		}
+		st.cancel()
+	}
+}
+
+func sourceOf(r *http.Request) netip.Addr {
+	ap, err := netip.ParseAddrPort(r.RemoteAddr)
+	if err != nil {
+		return netip.Addr{}
+	}
+	return ap.Addr().Unmap().WithZone("")
+}
+
+func localOf(r *http.Request) netip.Addr {
+	if a, ok := r.Context().Value(http.LocalAddrContextKey).(net.Addr); ok {
+		return addrOf(a)
+	}
+	return netip.Addr{}
+}

@@ -1,0 +1,12 @@
+package tunnel
+
+import "golang.zx2c4.com/wireguard/conn"
+
+// For the fuzz targets: the protocol that embedded devices are read and written by.
+var (
+	ParseUAPI  = parseUAPI
+	FormatUAPI = formatUAPI
+)
+
+// NewBind returns the carrier of embedded devices.
+func NewBind() conn.Bind { return new(bind) }
