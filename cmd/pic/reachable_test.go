@@ -29,9 +29,15 @@ func TestReachableSeesTheAuthorsOwnWay(t *testing.T) {
 	}{
 		{"nothing changes", phone4, func(*cell.State) {}, true},
 		{"nothing changes, v6", phone6, func(*cell.State) {}, true},
-		{"another peer goes", phone4, func(s *cell.State) { s.Peers = slices.DeleteFunc(s.Peers, func(p cell.Peer) bool { return p.Name == "tv" }) }, true},
-		{"the peer itself goes", phone4, func(s *cell.State) { s.Peers = slices.DeleteFunc(s.Peers, func(p cell.Peer) bool { return p.Name == "phone" }) }, false},
-		{"the peer itself goes, v6", phone6, func(s *cell.State) { s.Peers = slices.DeleteFunc(s.Peers, func(p cell.Peer) bool { return p.Name == "phone" }) }, false},
+		{"another peer goes", phone4, func(s *cell.State) {
+			s.Peers = slices.DeleteFunc(s.Peers, func(p cell.Peer) bool { return p.Name == "tv" })
+		}, true},
+		{"the peer itself goes", phone4, func(s *cell.State) {
+			s.Peers = slices.DeleteFunc(s.Peers, func(p cell.Peer) bool { return p.Name == "phone" })
+		}, false},
+		{"the peer itself goes, v6", phone6, func(s *cell.State) {
+			s.Peers = slices.DeleteFunc(s.Peers, func(p cell.Peer) bool { return p.Name == "phone" })
+		}, false},
 		{"the peer itself is disabled", phone4, func(s *cell.State) { s.Peer("phone").Enabled = false }, false},
 		{"from the configured LAN", flow("192.168.7.30:40000", "192.168.7.1:443"), func(*cell.State) {}, true},
 		{"from a private uplink", flow("192.168.1.30:40000", "192.168.1.5:443"), func(*cell.State) {}, true},
