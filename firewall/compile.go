@@ -134,16 +134,6 @@ func at(list string, i int, field string) string {
 	return p
 }
 
-// hasLink reports whether an interface exists. With nothing learned yet all
-// do: Apply passes over the routes whose interface it doesn't find.
-func (c *compiler) hasLink(dev string) bool {
-	if c.f.Links == nil {
-		return true
-	}
-	_, ok := c.f.Links[dev]
-	return ok
-}
-
 // main builds table inet pic: the packet table's chains, and before them the
 // marks and the way into a relay, behind them the address translation.
 func (c *compiler) main(sets []Set) Table {

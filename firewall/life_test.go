@@ -125,3 +125,23 @@ func TestMovedPeersLoseTheirConnections(t *testing.T) {
 		l.apply(s, facts(cell.ScopeFull))
 	}
 }
+
+// The facts may lag behind: a link that comes after they were learned gets its
+// routes by applying the same policy again.
+func TestRoutesFollowTheirLinks(t *testing.T) {
+	l := newLab(t)
+	s, f := household(), facts(cell.ScopeFull)
+	delete(f.Links, "wg_ext0")
+	delete(f.Links, "pic0")
+	l.router.Exec("ip", "link", "set", "wg_ext0", "down")
+	l.apply(s, f)
+	serve(t, l.exit, "exit", hostPort(internet4, "443"))
+	if _, err := l.dial(l.peers, "10.17.0.3", hostPort(internet4, "443")); err == nil || !strings.Contains(err.Error(), "no route to host") {
+		t.Fatalf("without the link: %v", err)
+	}
+	l.router.Exec("ip", "link", "set", "wg_ext0", "up")
+	if !l.apply(s, f) {
+		t.Error("nothing changed when the link came")
+	}
+	l.wantDial(l.peers, "10.17.0.3", hostPort(internet4, "443"), "exit 10.200.0.2")
+}
