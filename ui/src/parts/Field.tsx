@@ -119,9 +119,11 @@ export function Choices<V extends string>({ label, hint, error, options, selecte
       <div className={`grid gap-2 ${grid}`}>
         {options.map((o) => (
           <label key={o.value} className="choice">
-            <input type="radio" value={o.value} aria-describedby={o.text ? `${id}-${o.value}` : undefined} {...(selected === undefined ? {} : { checked: selected === o.value })} {...input} />
+            <input type="radio" value={o.value} aria-labelledby={`${id}-${o.value}-name`} aria-describedby={o.text ? `${id}-${o.value}` : undefined} {...(selected === undefined ? {} : { checked: selected === o.value })} {...input} />
             <span className="min-w-0">
-              <span className="block font-medium">{o.label}</span>
+              <span id={`${id}-${o.value}-name`} className="block font-medium">
+                {o.label}
+              </span>
               {o.text && (
                 <span id={`${id}-${o.value}`} className="block text-[0.93rem] text-soft">
                   {o.text}
