@@ -12,7 +12,7 @@ FUZZTIME  ?= 5s
 N         ?= 10
 GOTEST    ?= go run ./rig/gotest -no-skips --
 # What the guest of the VM rig needs beside the test binary.
-VM        := $(CURDIR)/bin/vmtest -m 768 -t 8m -x ip -x nft -x wg -x ping -x nsenter -x setpriv -x mount -x sleep -a $(CURDIR)/bin/pic:/t/bin/pic
+VM        := $(CURDIR)/bin/vmtest -m 768 -t 8m -x ip -x nft -x wg -x ping -x nsenter -x setpriv -x mount -x sleep -x cat -a $(CURDIR)/bin/pic:/t/bin/pic
 VM_PACKAGES ?= ./rig
 
 .DEFAULT_GOAL := build
