@@ -5,7 +5,8 @@ VERSION   ?= $(shell git describe --tags --always --dirty 2>/dev/null || echo de
 BUILT     ?= $(shell git log -1 --format=%ct 2>/dev/null || date +%s)
 LDFLAGS   := -s -w -X main.version=$(VERSION) -X main.built=$(BUILT)
 GO_BUILD  := CGO_ENABLED=0 go build -trimpath -tags nomsgpack
-UI_SOURCE := $(shell find ui -type f -not -path 'ui/node_modules/*' -not -path 'ui/dist/*' -not -path 'ui/test-results/*' -not -name '*.go' 2>/dev/null)
+UI_SOURCE := $(shell find ui -type f -not -path 'ui/node_modules/*' -not -path 'ui/dist/*' -not -path 'ui/test-results/*' -not -path ui/openapi.json -not -path ui/src/api/schema.d.ts -not -name '*.go' 2>/dev/null)
+API_SOURCE := $(shell find api auth cell cmd/pic reconcile -name '*.go' -not -name '*_test.go' 2>/dev/null)
 STATICCHECK := honnef.co/go/tools/cmd/staticcheck@v0.8.2
 GOFUMPT     := mvdan.cc/gofumpt@v0.12.0
 FUZZTIME  ?= 5s
@@ -27,7 +28,17 @@ ui/node_modules/.package-lock.json: ui/package-lock.json
 	cd ui && npm ci --ignore-scripts --no-audit --no-fund </dev/null
 	@touch $@
 
-ui/dist/index.html: ui/node_modules/.package-lock.json $(UI_SOURCE)
+# The client is generated from the route table, so a page can't ask for what
+# the API does not have: tsc fails first.
+ui/openapi.json: $(API_SOURCE)
+	CGO_ENABLED=0 go run -tags nomsgpack ./cmd/pic openapi > $@.tmp
+	@cmp -s $@.tmp $@ && rm $@.tmp || mv $@.tmp $@
+	@touch $@
+
+ui/src/api/schema.d.ts: ui/openapi.json ui/node_modules/.package-lock.json
+	cd ui && npm run --silent gen </dev/null
+
+ui/dist/index.html: ui/node_modules/.package-lock.json ui/src/api/schema.d.ts $(UI_SOURCE)
 	cd ui && npm run --silent build </dev/null
 	@touch $@ ui/dist/.gitkeep
 

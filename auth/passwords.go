@@ -7,6 +7,7 @@ import (
 	"errors"
 	"fmt"
 	"log/slog"
+	"runtime/debug"
 	"strings"
 	"sync/atomic"
 
@@ -171,6 +172,11 @@ func (p *Passwords) turn(ctx context.Context, work func()) error {
 	}
 	p.count.Add(1)
 	work()
+	if len(p.places) == 1 && p.cost.Memory >= 16<<10 {
+		// The last one out gives the derivation's memory back to the kernel: a
+		// cell that sleeps after a login must not keep 64 MiB per password.
+		debug.FreeOSMemory()
+	}
 	return nil
 }
 

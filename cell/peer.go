@@ -60,10 +60,10 @@ type Peer struct {
 }
 
 // Granted reports whether the peer may reach the service. Services open to all
-// peers need no grant; services for admins are granted by name only.
+// peers (access peers, lan and internet) need no grant; services for admins are granted by name only.
 func (p *Peer) Granted(s *Service) bool {
 	switch s.Access {
-	case AccessPeers, AccessInternet:
+	case AccessPeers, AccessLAN, AccessInternet:
 		return true
 	case AccessAdmin:
 		return slices.Contains(p.Services, s.ID)

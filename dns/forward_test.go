@@ -132,6 +132,19 @@ func TestForwardedAnswersAreCachedAndAge(t *testing.T) {
 	})
 }
 
+func TestAFlushForgetsAnswers(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		up := &fakeNet{answer: says(0, "@ 100 IN A 198.51.101.1")}
+		s := forwarding(t, &dns.Config{Direct: up}, nil)
+		for i := range 3 {
+			ask(t, s, question("www.example.org.", mdns.TypeA), "pic0", laptop, false)
+			if s.Flush(); up.count() != i+1 || s.Status().Cache.Entries != 0 {
+				t.Fatalf("asked %d times, %+v", up.count(), s.Status().Cache)
+			}
+		}
+	})
+}
+
 func TestPopularAnswersAreFetchedBeforeTheyEnd(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		up := &fakeNet{answer: says(0, "@ 100 IN A 198.51.101.1")}

@@ -60,12 +60,23 @@ func (r *resolver) configure(v *Views) {
 	flush := changed || !slices.Equal(r.rebindOK, v.RebindAllow)
 	r.rebindOK = v.RebindAllow
 	if flush {
-		// Flights under way were begun by the old rules: whoever waits gets
-		// their answers, nobody else does.
-		r.epoch++
-		r.flights = map[key]*flight{}
+		r.startOver()
 	}
 	r.cache.resize(v.CacheSize, flush)
+}
+
+// startOver is called with mu held. Flights under way were begun by the old
+// rules: whoever waits gets their answers, nobody else does.
+func (r *resolver) startOver() {
+	r.epoch++
+	r.flights = map[key]*flight{}
+}
+
+func (r *resolver) flush() {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	r.startOver()
+	r.cache.resize(r.cache.status().Limit, true)
 }
 
 // closeUpstreams is called with mu held.

@@ -144,6 +144,12 @@ func (s *Server) Apply(ctx context.Context, v Views) (changed bool, err error) {
 	return changed || moved, err
 }
 
+// Plan returns the plan that is answered from. It is read-only.
+func (s *Server) Plan() Views { return s.tables.Load().plan }
+
+// Flush empties the cache of forwarded answers.
+func (s *Server) Flush() { s.resolver.flush() }
+
 // origin is where a query came from, as far as the kernel vouches for it.
 type origin struct {
 	src  netip.Addr

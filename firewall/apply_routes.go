@@ -39,7 +39,7 @@ func listRoutes(want []Route) ([]kernelRoute, error) {
 		names[uint32(d.Index)] = d.Name
 	}
 	var out []kernelRoute
-	for _, family := range []uint8{4, 6} {
+	for _, family := range kernelFamilies() {
 		msgs, err := dump(unix.RTM_GETROUTE, unix.RTM_NEWROUTE, af(family))
 		if err != nil {
 			return nil, fmt.Errorf("listing routes: %w", err)
@@ -109,6 +109,7 @@ func addRoutes(want []Route, which func(Route) bool) (changed bool, err error) {
 		case err == nil:
 			changed = true
 		case errors.Is(err, unix.ENODEV), errors.Is(err, unix.ENETDOWN), errors.Is(err, errNoLink):
+		case errors.Is(err, unix.EACCES) && r.Dev != "" && r.Prefix.Addr().Is6(): // IPv6 is off there (disable_ipv6)
 		default:
 			return changed, fmt.Errorf("adding %q: %w", r, err)
 		}

@@ -36,7 +36,7 @@ func (k kernelRule) is(r RoutingRule) bool { return !k.odd && k.rule == r }
 // listRules returns the policy rules of ours, both families.
 func listRules() ([]kernelRule, error) {
 	var out []kernelRule
-	for _, family := range []uint8{4, 6} {
+	for _, family := range kernelFamilies() {
 		msgs, err := dump(unix.RTM_GETRULE, unix.RTM_NEWRULE, af(family))
 		if err != nil {
 			return nil, fmt.Errorf("listing policy rules: %w", err)

@@ -134,16 +134,6 @@ func at(list string, i int, field string) string {
 	return p
 }
 
-// hasLink reports whether an interface exists. With nothing learned yet all
-// do: Apply passes over the routes whose interface it doesn't find.
-func (c *compiler) hasLink(dev string) bool {
-	if c.f.Links == nil {
-		return true
-	}
-	_, ok := c.f.Links[dev]
-	return ok
-}
-
 // main builds table inet pic: the packet table's chains, and before them the
 // marks and the way into a relay, behind them the address translation.
 func (c *compiler) main(sets []Set) Table {
@@ -263,8 +253,14 @@ func (c *compiler) inputRules() []Rule {
 			Rule{Match: []Match{in("private6", SAddr6), in("mld", ICMP6Type)}, Do: accept, Comment: "multicast listener discovery"},
 			Rule{Match: invalid, Count: true, Do: drop, Comment: "invalid"})
 	}
-	return append(rules, link("link4", SAddr4), link("link6", SAddr6),
+	rules = append(rules, link("link4", SAddr4), link("link6", SAddr6),
 		Rule{Do: Action{Kind: Verdict, Fields: []Field{InIf}, Map: "input_from"}, Comment: "by ingress"})
+	if c.full {
+		// A machine that has not learned its uplink must still be set up from
+		// the network it is plugged into.
+		rules = append(rules, Rule{Do: Action{Kind: Goto, Chain: "in_uplink"}, Comment: "any other interface"})
+	}
+	return rules
 }
 
 // lanChains hold the peers granted each LAN, so that a grant is one element.

@@ -2,6 +2,7 @@ package firewall
 
 import (
 	"cmp"
+	"maps"
 	"net/netip"
 	"slices"
 	"strings"
@@ -65,13 +66,13 @@ var (
 
 // routes fill table 100 and every exit table. Each prefix is doubled by an
 // unreachable route of the worst metric, so that a link that goes away leaves
-// an answer behind and not a look-up in the next table.
+// an answer behind and not a look-up in the next table. Routes by links that
+// are not there are part of the plan: Apply passes over them and adds them when
+// the link has come, so that nothing waits for the facts to be learned anew.
 func (c *compiler) routes() []Route {
 	var out []Route
 	via := func(table uint32, p netip.Prefix, dev string) {
-		if c.hasLink(dev) {
-			out = append(out, Route{Table: table, Prefix: p, Dev: dev, Metric: metricLink})
-		}
+		out = append(out, Route{Table: table, Prefix: p, Dev: dev, Metric: metricLink})
 	}
 	for _, p := range slices.Concat(c.ours, c.granted) {
 		via(cell.TableCell, p.prefix, p.dev)
@@ -152,6 +153,9 @@ func (c *compiler) world() World {
 	}
 	slices.SortFunc(w.Local, netip.Addr.Compare)
 	w.Local = slices.Compact(w.Local)
+	if c.f.Links != nil {
+		w.Links = slices.Sorted(maps.Keys(c.f.Links))
+	}
 	for dev, l := range c.f.Links {
 		for _, p := range l.Addresses {
 			w.Main = append(w.Main, Route{Table: tableMain, Prefix: p.Masked(), Dev: dev})

@@ -4,7 +4,6 @@ import (
 	"context"
 	"errors"
 	"fmt"
-	"io/fs"
 	"log/slog"
 	"slices"
 	"sync"
@@ -46,6 +45,7 @@ func (c *Controller) Apply(ctx context.Context, p Policy) (changed bool, err err
 	if err := mayAdminister(); err != nil {
 		return false, err
 	}
+	p = p.forKernel()
 	steps := []struct {
 		doing string
 		run   func() (bool, error)
@@ -92,14 +92,23 @@ func (c *Controller) endSessions() (bool, error) {
 // explain says what is missing and what to do, where the kernel says only why.
 func explain(err error) error {
 	switch {
-	case errors.Is(err, fs.ErrPermission), errors.Is(err, unix.EROFS):
-		return fmt.Errorf("%w: /proc/sys/net must be writable (run as root; in a container, privileged or with these parameters set outside)", err)
 	case errors.Is(err, unix.EPROTONOSUPPORT), errors.Is(err, unix.EAFNOSUPPORT):
 		return fmt.Errorf("%w: the kernel lacks netfilter (load nf_tables: modprobe nf_tables)", err)
 	case errors.Is(err, unix.EOPNOTSUPP):
 		return fmt.Errorf("%w: the kernel lacks a part of nf_tables (load nft_ct, nft_fib_inet, nft_masq, nft_nat, nft_reject_inet, nft_socket, nft_tproxy)", err)
 	}
 	return err
+}
+
+// forKernel leaves out the rules and routes of a family the kernel was started
+// without: it has no packets of that family either.
+func (p Policy) forKernel() Policy {
+	if slices.Contains(kernelFamilies(), 6) {
+		return p
+	}
+	p.Rules = slices.DeleteFunc(slices.Clone(p.Rules), func(r RoutingRule) bool { return r.Family == 6 })
+	p.Routes = slices.DeleteFunc(slices.Clone(p.Routes), func(r Route) bool { return r.Prefix.Addr().Is6() })
+	return p
 }
 
 // mayAdminister refuses early, because the libraries hide the kernel's EPERM.
@@ -142,8 +151,8 @@ func (c *Controller) verify(p Policy, changed bool) error {
 		return err
 	}
 	for _, r := range p.Routes {
-		// Routes by a link come and go with it; these must be there.
-		if r.Kind != Unicast && !slices.ContainsFunc(routes, func(k kernelRoute) bool { return k.is(r) }) {
+		// Routes by an interface come and go with it; these must be there.
+		if r.Kind == Unreachable && !slices.ContainsFunc(routes, func(k kernelRoute) bool { return k.is(r) }) {
 			return fmt.Errorf("the route %q is missing", r)
 		}
 	}

@@ -41,6 +41,7 @@ func rulesAndRoutes(n *netnstest.NS) string {
 
 // What others delete or change is put back by the next Apply, and only that.
 func TestDriftIsRepaired(t *testing.T) {
+	t.Parallel()
 	l := newLab(t)
 	s, f := household(), facts(cell.ScopeFull)
 	l.apply(s, f)
@@ -52,6 +53,7 @@ func TestDriftIsRepaired(t *testing.T) {
 		{"everything flushed", "nft flush ruleset"},
 		{"chain flushed", "nft flush chain inet pic_guard forward"},
 		{"rule inserted", "nft insert rule inet pic forward accept"},
+		{"rule replaced", `h=$(nft -a list chain inet pic_guard forward | sed -n '/no mark/s/.*handle //p'); nft replace rule inet pic_guard forward handle $h accept`},
 		{"policy opened", "nft 'add chain inet pic forward { policy accept; }'"},
 		{"peer deleted from the map", "nft delete element inet pic mark4 { 10.17.0.3 }"},
 		{"peer added to the map", "nft add element inet pic mark4 { 10.17.0.77 : 0x2 }"},
@@ -102,6 +104,7 @@ func sorted(s string) map[string]int {
 // Routine changes are elements: neither the structure's marker nor any rule's
 // handle moves, and the guard is not touched at all.
 func TestRoutineChangesAreElements(t *testing.T) {
+	t.Parallel()
 	l := newLab(t)
 	s, f := household(), facts(cell.ScopeFull)
 	l.apply(s, f)
@@ -151,6 +154,7 @@ func TestRoutineChangesAreElements(t *testing.T) {
 }
 
 func TestForeignTablesSurvive(t *testing.T) {
+	t.Parallel()
 	l := newLab(t)
 	l.router.Sh(`nft -f - <<'X'
 table ip filter {
@@ -201,6 +205,7 @@ ip route add 203.0.113.0/24 via 192.0.2.1 table 52`)
 
 // More elements than one netlink message holds must all arrive.
 func TestThousandsOfPeers(t *testing.T) {
+	t.Parallel()
 	netnstest.Need(t, "nft")
 	n := netnstest.New(t, "many")
 	s := household()
@@ -236,6 +241,7 @@ func TestThousandsOfPeers(t *testing.T) {
 
 // The printed policy, fed to the tools, gives the same rules and routes as Apply.
 func TestTextAndApplyAgree(t *testing.T) {
+	t.Parallel()
 	l, m := newLab(t), newLab(t)
 	s, f := household(), facts(cell.ScopeFull)
 	l.apply(s, f)
@@ -269,9 +275,22 @@ func TestTextAndApplyAgree(t *testing.T) {
 	}
 }
 
+// Where IPv6 is switched off its routes by interfaces can't be, and needn't.
+func TestApplyWhereIPv6IsOff(t *testing.T) {
+	t.Parallel()
+	l := newLab(t)
+	for _, dev := range []string{"all", "default", "lo", "pic0", "eth0"} {
+		l.router.Sysctl("net.ipv6.conf."+dev+".disable_ipv6", "1")
+	}
+	if !l.apply(household(), facts(cell.ScopeFull)) {
+		t.Error("nothing changed")
+	}
+}
+
 // Nobody's cell forwards nothing, and without the right to write rules the
 // kernel keeps forwarding off.
 func TestForwardingComesLast(t *testing.T) {
+	t.Parallel()
 	n := netnstest.New(t, "unclaimed")
 	apply(t, n, cell.Factory([16]byte{1, 2, 3, 4, 5, 6}, "tunnel", key(1)), facts(cell.ScopeFull))
 	forwarding := func() string { return strings.TrimSpace(n.Exec("cat", "/proc/sys/net/ipv4/ip_forward")) }
@@ -307,6 +326,7 @@ func watchHelper([]string) error {
 }
 
 func TestWatchSeesOursAndNothingElse(t *testing.T) {
+	t.Parallel()
 	l := newLab(t)
 	l.apply(household(), facts(cell.ScopeFull))
 	lines := watching(t, l.router.Self("watch"))

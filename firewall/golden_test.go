@@ -70,7 +70,8 @@ This file is rendered from them by ` + "`go test ./firewall -run PacketTable -up
 Each row holds for IPv4 and IPv6. Answers of a connection that was let in pass before any row, except
 where the mark has no way. A packet from a peer or service carries the mark of its exit, 0x02 when
 that is "direct"; one whose source is unknown is dropped before any row. Rows marked "full" exist
-only where the whole box belongs to the cell (` + "`--scope full`" + `); with ` + "`--scope tunnel`" + ` the machine's
+only where the whole box belongs to the cell (` + "`--scope full`" + `), where input from an interface that
+is neither ours nor a configured LAN counts as the uplink's; with ` + "`--scope tunnel`" + ` the machine's
 own input is left alone. The tables are looked up in this order: local, 100 (prefixes of ours),
 the exit's, and main for packets marked direct only. An exit that is down answers "no route to host".
 

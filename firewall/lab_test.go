@@ -3,7 +3,6 @@ package firewall_test
 import (
 	"bufio"
 	"bytes"
-	"context"
 	"encoding/json"
 	"errors"
 	"fmt"
@@ -18,8 +17,6 @@ import (
 	"github.com/personal-internet-cell/pic/firewall"
 	"github.com/personal-internet-cell/pic/internal/netnstest"
 )
-
-var ctxBackground = context.Background()
 
 // lab is a router with everything around it. The internet's address exists
 // behind the uplink and behind the exit, so that where a packet arrives tells

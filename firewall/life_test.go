@@ -32,6 +32,7 @@ func hostPort(host, port string) string { return net.JoinHostPort(host, port) }
 func TestLifeOfAPacket(t *testing.T) {
 	for _, srcValidMark := range []string{"0", "1"} {
 		t.Run("src_valid_mark "+srcValidMark, func(t *testing.T) {
+			t.Parallel()
 			l := newLab(t)
 			l.router.Sysctl("net.ipv4.conf.all.src_valid_mark", srcValidMark)
 			l.router.Sysctl("net.ipv4.conf.all.rp_filter", "1") // as many distributions have it
@@ -40,7 +41,7 @@ func TestLifeOfAPacket(t *testing.T) {
 			serve(t, l.exit, "exit", hostPort(internet4, "443"), hostPort(internet6, "443"))
 			serve(t, l.lan, "lan", "192.168.5.9:80", "[2001:db8:5::9]:80")
 			serve(t, l.mail, "mail", "172.20.1.2:993", "172.20.1.2:22")
-			serve(t, l.router, "cell", "10.17.0.1:8443", "[fd02:304:506::1]:8443", "10.17.0.1:22")
+			serve(t, l.router, "cell", "10.17.0.1:8443", "[fd02:304:506::1]:8443", "10.17.0.1:22", "192.0.2.2:8443")
 
 			// direct: the uplink, masqueraded in both families
 			l.wantDial(l.peers, "10.17.0.2", hostPort(internet4, "443"), "uplink 192.0.2.2")
@@ -53,6 +54,8 @@ func TestLifeOfAPacket(t *testing.T) {
 			stop := l.relay("9040")
 			l.wantDial(l.peers, "10.17.0.4", hostPort(internet4, "443"), "for "+hostPort(internet4, "443"))
 			l.wantDial(l.peers, "fd02:304:506::4", hostPort(internet6, "443"), "for "+hostPort(internet6, "443"))
+			// but not what is meant for the cell itself
+			l.wantDial(l.peers, "10.17.0.4", "192.0.2.2:8443", "cell 10.17.0.4")
 			stop()
 			for _, d := range [][2]string{{"10.17.0.4", internet4}, {"fd02:304:506::4", internet6}} {
 				if _, err := l.dial(l.peers, d[0], hostPort(d[1], "443")); err == nil || !strings.Contains(err.Error(), "refused") {
@@ -121,4 +124,24 @@ func TestMovedPeersLoseTheirConnections(t *testing.T) {
 		}
 		l.apply(s, facts(cell.ScopeFull))
 	}
+}
+
+// The facts may lag behind: a link that comes after they were learned gets its
+// routes by applying the same policy again.
+func TestRoutesFollowTheirLinks(t *testing.T) {
+	l := newLab(t)
+	s, f := household(), facts(cell.ScopeFull)
+	delete(f.Links, "wg_ext0")
+	delete(f.Links, "pic0")
+	l.router.Exec("ip", "link", "set", "wg_ext0", "down")
+	l.apply(s, f)
+	serve(t, l.exit, "exit", hostPort(internet4, "443"))
+	if _, err := l.dial(l.peers, "10.17.0.3", hostPort(internet4, "443")); err == nil || !strings.Contains(err.Error(), "no route to host") {
+		t.Fatalf("without the link: %v", err)
+	}
+	l.router.Exec("ip", "link", "set", "wg_ext0", "up")
+	if !l.apply(s, f) {
+		t.Error("nothing changed when the link came")
+	}
+	l.wantDial(l.peers, "10.17.0.3", hostPort(internet4, "443"), "exit 10.200.0.2")
 }

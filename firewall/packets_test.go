@@ -1,6 +1,7 @@
 package firewall_test
 
 import (
+	"context"
 	"encoding/binary"
 	"encoding/json"
 	"fmt"
@@ -154,8 +155,7 @@ func serveHelper(args []string) error {
 		}()
 	}
 	fmt.Println("ready")
-	time.Sleep(time.Hour) // the test kills this process
-	return nil
+	select {} // the test kills this process
 }
 
 // relayHelper is a dialed exit's relay as far as the firewall cares:
@@ -176,15 +176,14 @@ func relayHelper(args []string) error {
 	}}
 	lc.SetMultipathTCP(false)
 	for _, l := range []struct{ network, host string }{{"tcp4", "127.0.0.1"}, {"tcp6", "::1"}} {
-		ln, err := lc.Listen(ctxBackground, l.network, net.JoinHostPort(l.host, args[0]))
+		ln, err := lc.Listen(context.Background(), l.network, net.JoinHostPort(l.host, args[0]))
 		if err != nil {
 			return err
 		}
 		go serveRelay(ln)
 	}
 	fmt.Println("ready")
-	time.Sleep(time.Hour) // the test kills this process
-	return nil
+	select {} // the test kills this process
 }
 
 func serveRelay(ln net.Listener) {
@@ -200,7 +199,7 @@ func serveRelay(ln net.Listener) {
 
 // dialHelper connects from an address and prints what it is told.
 func dialHelper(args []string) error {
-	d := net.Dialer{Timeout: 3 * time.Second, LocalAddr: &net.TCPAddr{IP: net.ParseIP(args[0])}}
+	d := net.Dialer{Timeout: 2 * time.Second, LocalAddr: &net.TCPAddr{IP: net.ParseIP(args[0])}}
 	c, err := d.Dial("tcp", args[1])
 	if err != nil {
 		return err

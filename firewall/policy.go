@@ -3,6 +3,7 @@ package firewall
 import (
 	"net/netip"
 	"reflect"
+	"slices"
 )
 
 // Policy is the plan: everything the kernel has to hold. It is a value made by
@@ -186,4 +187,14 @@ type Sysctl struct {
 type World struct {
 	Local []netip.Addr // the machine's addresses
 	Main  []Route      // table main: connected prefixes and the default route
+	Links []string     // the interfaces, sorted; nil: nobody knows, all are there
+}
+
+// missing reports whether a route's interface is known not to be there.
+func (w *World) missing(r Route) bool {
+	if w.Links == nil || r.Kind != Unicast {
+		return false
+	}
+	_, ok := slices.BinarySearch(w.Links, r.Dev)
+	return !ok
 }

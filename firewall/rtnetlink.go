@@ -3,6 +3,7 @@ package firewall
 import (
 	"errors"
 	"fmt"
+	"os"
 
 	"github.com/vishvananda/netlink"
 	"github.com/vishvananda/netlink/nl"
@@ -60,6 +61,14 @@ func u32(b []byte) uint32 {
 }
 
 func attr32(kind int, n uint32) *nl.RtAttr { return nl.NewRtAttr(kind, nl.Uint32Attr(n)) }
+
+// kernelFamilies are the families the kernel has.
+func kernelFamilies() []uint8 {
+	if _, err := os.Stat("/proc/sys/net/ipv6"); err != nil {
+		return []uint8{4}
+	}
+	return []uint8{4, 6}
+}
 
 // af is the address family of a plan's family.
 func af(family uint8) uint8 {

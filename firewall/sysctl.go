@@ -29,7 +29,7 @@ func applySysctls(want []Sysctl) (changed bool, err error) {
 			if errors.Is(err, fs.ErrNotExist) && s.Optional {
 				continue // the interface went away meanwhile
 			}
-			return changed, fmt.Errorf("setting %s to %s: %w", s.name(), s.Value, err)
+			return changed, fmt.Errorf("setting %s to %s (in a container this needs --privileged, or set it outside): %w", s.name(), s.Value, err)
 		}
 		changed = true
 	}

@@ -37,6 +37,9 @@ func (p Policy) IP(family uint8) string {
 	}
 	for _, r := range p.Routes {
 		if r.Prefix.Addr().Is4() == (family == 4) {
+			if p.World.missing(r) {
+				b.WriteString("# when the interface is there: ")
+			}
 			b.WriteString(r.String() + "\n")
 		}
 	}
@@ -273,6 +276,9 @@ func (p Policy) sysctlText() string {
 func (w World) text() string {
 	var b strings.Builder
 	b.WriteString("# assumed of the machine:\n")
+	if w.Links != nil {
+		fmt.Fprintf(&b, "# interfaces %s\n", strings.Join(w.Links, " "))
+	}
 	for _, a := range w.Local {
 		fmt.Fprintf(&b, "# local %s\n", a)
 	}

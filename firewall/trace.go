@@ -446,7 +446,7 @@ func (t *tracer) lookup(table uint32) Outcome {
 	var best *Route
 	for i := range routes {
 		r := &routes[i]
-		if r.Table != table || !r.Prefix.Contains(t.dst) {
+		if r.Table != table || !r.Prefix.Contains(t.dst) || (table != tableMain && t.p.World.missing(*r)) {
 			continue
 		}
 		if best == nil || r.Prefix.Bits() > best.Prefix.Bits() || r.Prefix.Bits() == best.Prefix.Bits() && r.Metric < best.Metric {

@@ -258,3 +258,59 @@ func TestTraceNamesTheLineThatDecided(t *testing.T) {
 		}
 	}
 }
+
+// In most homes the LAN is the uplink: the same interface, and grants must
+// still tell neighbours from the internet.
+func TestLANOnTheUplink(t *testing.T) {
+	s := household()
+	s.Network.LAN[0] = cell.LAN{Name: "home", Interface: "eth0", Prefixes: []netip.Prefix{pfx("192.0.2.0/24")}, Addresses: []netip.Addr{ip("192.0.2.2")}}
+	if err := s.Validate(); err != nil {
+		t.Fatal(err)
+	}
+	p, err := firewall.Compile(s, facts(cell.ScopeFull))
+	if err != nil {
+		t.Fatal(err)
+	}
+	for _, c := range []struct {
+		in, src, dst, protocol string
+		port                   uint16
+		passes                 bool
+		out                    string
+	}{
+		{"pic0", "10.17.0.3", "192.0.2.9", "tcp", 80, true, "eth0"},  // granted, although its exit is nl
+		{"pic0", "10.17.0.2", "192.0.2.9", "tcp", 80, false, "eth0"}, // direct, not granted
+		{"pic0", "10.17.0.2", "198.51.100.9", "tcp", 80, true, "eth0"},
+		{"pic0", "10.17.0.3", "198.51.100.9", "tcp", 80, true, "wg_ext0"},
+		{"eth0", "192.0.2.9", "192.0.2.2", "udp", 5353, true, ""}, // DNS on the LAN address
+		{"eth0", "203.0.113.9", "192.0.2.2", "udp", 5353, false, ""},
+	} {
+		r := p.Trace(firewall.Packet{In: c.in, Src: ip(c.src), Dst: ip(c.dst), Protocol: c.protocol, SrcPort: 4000, DstPort: c.port})
+		if r.Passes() != c.passes || r.Out != c.out {
+			t.Errorf("%+v: %+v", c, r)
+		}
+	}
+}
+
+// A machine fresh from the box, its uplink not known yet: set up from the
+// network it is plugged into, closed to everybody else.
+func TestUnclaimedCellIsSetUpFromPrivateSourcesOnly(t *testing.T) {
+	f := facts(cell.ScopeFull)
+	f.Uplink = cell.Uplink{}
+	p, err := firewall.Compile(cell.Factory([16]byte{1, 2, 3, 4, 5, 6}, "tunnel", key(1)), f)
+	if err != nil {
+		t.Fatal(err)
+	}
+	for _, c := range []struct {
+		src, protocol string
+		port          uint16
+		passes        bool
+	}{
+		{"192.168.5.9", "tcp", 8443, true}, {"192.168.5.9", "tcp", 8080, true}, {"192.168.5.9", "tcp", 22, false},
+		{"192.168.5.9", "udp", 51820, false}, {"192.168.5.9", "udp", 5353, false}, {"203.0.113.9", "tcp", 8443, false},
+	} {
+		r := p.Trace(firewall.Packet{In: "eth1", Src: ip(c.src), Dst: ip("192.168.5.1"), Protocol: c.protocol, SrcPort: 4000, DstPort: c.port})
+		if r.Passes() != c.passes {
+			t.Errorf("%+v: %+v", c, r)
+		}
+	}
+}

@@ -1,6 +1,7 @@
 package proxy_test
 
 import (
+	"bufio"
 	"context"
 	"errors"
 	"fmt"
@@ -274,13 +275,36 @@ func TestStopEndsLongRequests(t *testing.T) {
 		ended := false
 		p := newPipes()
 		srv := newServer(t, r, proxy.Config{HTTPSAddr: "s", TLS: ephemeral(t), Listen: func(context.Context, string) (net.Listener, error) { return p, nil },
-			Local: http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) { <-r.Context().Done(); ended = true })})
+			Local: http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+				if r.URL.Path != "/long" {
+					http.NotFound(w, r)
+					return
+				}
+				<-r.Context().Done()
+				ended = true
+			})})
 		ctx, cancel := context.WithCancel(t.Context())
 		done := make(chan error, 1)
 		go func() { done <- srv.Run(ctx) }()
 		<-srv.Ready()
+		// Two that read their answer and nothing more, and one that waits for it.
+		var idle []net.Conn
+		for range 2 {
+			c := tlsClient(p.dial("192.168.1.50", "192.168.1.10"), "home.internal")
+			go fmt.Fprint(c, "GET / HTTP/1.1\r\nHost: home.internal\r\n\r\n")
+			resp, err := http.ReadResponse(bufio.NewReader(c), nil)
+			if err != nil || resp.StatusCode != 404 {
+				t.Fatal(resp, err)
+			}
+			_, _ = io.Copy(io.Discard, resp.Body)
+			idle = append(idle, c)
+		}
 		conn := tlsClient(p.dial("192.168.1.50", "192.168.1.10"), "home.internal")
-		go fmt.Fprint(conn, "GET / HTTP/1.1\r\nHost: home.internal\r\n\r\n")
+		var wg sync.WaitGroup
+		wg.Go(func() {
+			fmt.Fprint(conn, "GET /long HTTP/1.1\r\nHost: home.internal\r\n\r\n")
+			_, _ = io.Copy(io.Discard, conn)
+		})
 		synctest.Wait()
 		began := time.Now()
 		cancel()
@@ -290,8 +314,38 @@ func TestStopEndsLongRequests(t *testing.T) {
 		if d := time.Since(began); !ended || d > 4*time.Second {
 			t.Errorf("handler ended %v after %v", ended, d)
 		}
-		conn.Close()
+		if n := srv.Stats().Connections; n != 0 {
+			t.Errorf("%d connections left", n)
+		}
+		for _, c := range append(idle, conn) {
+			c.Close()
+		}
+		wg.Wait()
 	})
+}
+
+// A WebSocket is no connection of net/http's any more, and ends with the server.
+func TestStopEndsWebSockets(t *testing.T) {
+	b := backend(t, func(w http.ResponseWriter, r *http.Request) { echo(w, r, "") })
+	ctx, cancel := context.WithCancel(t.Context())
+	r := prepare(t, proxy.Config{Dial: toBackend(b)})
+	done := make(chan error, 1)
+	go func() { done <- r.Run(ctx) }()
+	<-r.Ready()
+	ws := r.websocket(t, lanHost)
+	if got, err := say(t, ws, "a"); err != nil || got != "a" {
+		t.Fatal(got, err)
+	}
+	cancel()
+	if err := <-done; err != nil {
+		t.Fatal(err)
+	}
+	if n := r.Stats().Connections; n != 0 {
+		t.Errorf("%d connections left when Run returned", n)
+	}
+	if _, err := say(t, ws, "b"); err == nil {
+		t.Error("the WebSocket outlived the server")
+	}
 }
 
 // serveHelper runs a server inside a namespace: state ("unclaimed",

@@ -370,12 +370,16 @@ type running struct {
 	https, http string
 }
 
-func run(t testing.TB, c proxy.Config, edit ...func(*cell.State)) *running {
+func run(t testing.TB, c proxy.Config) *running {
+	t.Helper()
+	r := prepare(t, c)
+	start(t, r.Server)
+	return r
+}
+
+func prepare(t testing.TB, c proxy.Config) *running {
 	t.Helper()
 	s, f := household(t)
-	for _, e := range edit {
-		e(s)
-	}
 	r := &running{state: s, facts: f}
 	c.TLS, c.Log = ephemeral(t), quiet
 	if c.Local == nil {
@@ -401,7 +405,6 @@ func run(t testing.TB, c proxy.Config, edit ...func(*cell.State)) *running {
 	r.facts.Host.HTTPPort = netip.MustParseAddrPort(r.http).Port()
 	r.Server = proxy.New(&c)
 	r.apply(t)
-	start(t, r.Server)
 	return r
 }
 

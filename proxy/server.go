@@ -242,6 +242,9 @@ func (s *Server) serve(ctx context.Context, l listener, ln net.Listener) error {
 		defer close(done)
 		grace, cancel := context.WithTimeout(context.Background(), shutdownGrace)
 		defer cancel()
+		// Shutdown too waits for clients that don't read what closes them.
+		cut := time.AfterFunc(shutdownGrace, f.cutAll)
+		defer cut.Stop()
 		if srv.Shutdown(grace) != nil {
 			f.cutAll()
 			_ = srv.Close() // all that it could report is closed

@@ -200,13 +200,16 @@ func TestOtherUpgradesAreNotTunnelled(t *testing.T) {
 		t.Fatal(err)
 	}
 	defer raw.Close()
+	var open atomic.Int32
 	go func() { // switches to whatever it is asked for, and to "evil" unasked
 		for {
 			c, err := raw.Accept()
 			if err != nil {
 				return
 			}
+			open.Add(1)
 			go func() {
+				defer open.Add(-1)
 				defer c.Close()
 				rq, err := http.ReadRequest(bufio.NewReader(c))
 				if err != nil {
@@ -252,6 +255,12 @@ func TestOtherUpgradesAreNotTunnelled(t *testing.T) {
 		}
 		conn.Close()
 	}
+	netnstest.Eventually(t, 5*time.Second, func() error { // golang/go#80875 leaks them
+		if n := open.Load(); n != 0 {
+			return fmt.Errorf("%d connections to the service left open", n)
+		}
+		return nil
+	})
 }
 
 // HTTP-2, the basics: one request in, at most one request out.

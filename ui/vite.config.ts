@@ -12,8 +12,8 @@ export default defineConfig({
     // The Content-Security-Policy allows no data: fonts or styles and no inline script.
     assetsInlineLimit: 0,
     modulePreload: { polyfill: false },
-    // Names the entry's files for scripts/size.mjs; it is removed there, not shipped.
-    manifest: false,
+    // The licences of what is bundled travel with it.
+    license: { fileName: 'licenses.md' },
   },
   server: { proxy: { '/api': { target: cell, secure: false }, '/health': { target: cell, secure: false } } },
   test: { environment: 'jsdom', include: ['test/**/*.test.{ts,tsx}'], setupFiles: ['test/setup.ts'] },

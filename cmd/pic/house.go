@@ -85,7 +85,7 @@ func build(log *slog.Logger, f *serveFlags, host cell.Host) (_ *house, err error
 			reconcile.WithNotices(reconcile.NewStage("tunnel", tunnel.Compile, tolerantAtFirst(h.tunnel.Apply)), h.tunnel.Notices),
 			reconcile.WithNotices(reconcile.NewStage("dns", dns.Compile, tolerant(h.dns.Apply)), h.dns.Notices),
 			reconcile.WithNotices(reconcile.NewStage("ntp", ntp.Compile, tolerant(h.ntp.Apply)), h.ntp.Notices),
-			reconcile.WithNotices(reconcile.NewStage("proxy", proxy.Compile, tolerant(h.proxy.Apply)), h.proxy.Notices),
+			reconcile.WithNotices(reconcile.NewStage("proxy", proxy.Compile, tolerant(h.applyProxy)), h.proxy.Notices),
 			reconcile.Background(reconcile.WithNotices(reconcile.NewStage("certs", certs.Compile, h.certs.Apply), h.certs.Notices)),
 		},
 	})
@@ -278,6 +278,15 @@ func serveHTTP(ctx context.Context, l net.Listener, srv *http.Server) error {
 	}
 	<-failed
 	return nil
+}
+
+// applyProxy swaps the routes and says which web port it could not get.
+func (h *house) applyProxy(ctx context.Context, r proxy.Routes) (bool, error) {
+	changed, err := h.proxy.Apply(ctx, r)
+	if err == nil {
+		err = h.proxy.Listening()
+	}
+	return changed, err
 }
 
 // selfCheck is what the watchdog asks: does the engine answer?

@@ -13,6 +13,10 @@ import (
 // reachable says why the connection that asks for a change would not come back
 // under it: the firewall's trace of its first packet, under the new plan.
 func (h *house) reachable(f api.Flow, s *cell.State, plans map[string]reconcile.Plan) error {
+	return reachable(f, s, h.engine.Facts(), plans)
+}
+
+func reachable(f api.Flow, s *cell.State, facts cell.Facts, plans map[string]reconcile.Plan) error {
 	if f.Remote.Addr().IsLoopback() {
 		return nil
 	}
@@ -20,7 +24,6 @@ func (h *house) reachable(f api.Flow, s *cell.State, plans map[string]reconcile.
 	if !is {
 		return nil
 	}
-	facts := h.engine.Facts()
 	r := policy.Trace(firewall.Packet{
 		In:  ingress(f, s, facts),
 		Src: f.Remote.Addr(), Dst: f.Local.Addr(), Protocol: "tcp", SrcPort: f.Remote.Port(), DstPort: f.Local.Port(),

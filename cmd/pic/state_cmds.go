@@ -90,8 +90,11 @@ func (inv *invocation) showPreview(r *reply) error {
 		for _, d := range p.Plans {
 			fmt.Fprintf(w, "=== %s\n%s", d.Stage, d.Diff)
 		}
+		for _, c := range p.Settings {
+			fmt.Fprintf(w, "%-7s %s\n", c.Op, c.Pointer)
+		}
 		if len(p.Settings) == 0 {
-			fmt.Fprintln(w, "nothing would change")
+			fmt.Fprintln(w, "nothing changes")
 		}
 		return nil
 	})

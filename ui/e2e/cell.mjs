@@ -129,7 +129,7 @@ export function startCell({ dist, claimed = false }) {
     for (const [field, value] of Object.entries(body)) if (value === null) errors.push({ pointer: `/${field}`, message: 'expected a value, not null' })
     if (never) body.expires = null
     if (!/^[a-z0-9]([a-z0-9-]*[a-z0-9])?$/.test(body.name ?? '')) errors.push({ pointer: '/peers/0/name', message: 'is no label' })
-    if (!old && cell.peers.some((p) => p.name === body.name)) errors.push({ pointer: `/peers/${cell.peers.length}/name`, message: `there is another peer "${body.name}"` })
+    if (!old && cell.peers.some((p) => p.name === body.name)) throw new Refusal(409, 'conflict', `there is already a peer "${body.name}"`)
     if (errors.length > 0) throw new Refusal(422, 'invalid', 'the peer is not valid', { errors })
     const n = old ? 0 : cell.peers.length + 2
     return {
@@ -140,7 +140,7 @@ export function startCell({ dist, claimed = false }) {
     }
   }
   const config = (p) =>
-    `[Interface]\n# ${p.fqdn}\nPrivateKey = \nAddress = ${p.address4}/32, ${p.address6}/128\nDNS = 10.64.0.1, fd4a:17c2:9b01::1, ${cell.identity.domain}\nMTU = 1420\n\n[Peer]\nPublicKey = ${key('cell')}\nPresharedKey = ${key(`psk${p.name}`)}\nAllowedIPs = 0.0.0.0/0, ::/0\nEndpoint = ${cell.identity.domain}:51820\nPersistentKeepalive = ${p.keepalive}\n`
+    `# ${p.fqdn}\n[Interface]\n# The private key exists only on the device that made it: put it here.\nPrivateKey = \nAddress = ${p.address4}/32, ${p.address6}/128\nDNS = 10.64.0.1, fd4a:17c2:9b01::1, ${cell.identity.domain}\nMTU = 1420\n\n[Peer]\nPublicKey = ${key('cell')}\nPresharedKey = ${key(`psk${p.name}`)}\nAllowedIPs = 0.0.0.0/0, ::/0\nEndpoint = ${cell.identity.domain}:51820\nPersistentKeepalive = ${p.keepalive}\n`
 
   const routes = [
     ['GET', '/health', 'public', () => ({ body: { status: 'ok', version: '0.1.0' } })],
@@ -184,7 +184,7 @@ export function startCell({ dist, claimed = false }) {
       return { body: me(s) }
     }],
     ['POST', '/api/auth/change-password', 'user', ({ body: b }) => {
-      if (b.current !== cell.password) throw new Refusal(422, 'invalid', 'wrong', { errors: [{ pointer: '/current', message: 'this is not the current password' }] })
+      if (b.current !== cell.password) throw new Refusal(401, 'unauthenticated', 'user or password is wrong')
       cell.password = b.new
       return { status: 204 }
     }],

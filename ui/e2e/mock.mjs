@@ -120,10 +120,12 @@ async function run(variant) {
   await step('06-overview')
   await page.getByRole('button', { name: 'Account menu of admin' }).click()
   await step('07-menu')
+  expected.push([401, '/api/auth/me'])
   await button('Log out')
   await page.getByText('You are logged out.').waitFor()
   assert.equal(mock.cell.events.size, 0, 'the event stream stops on logout')
   await step('08-login')
+  expected.length = 0
   expected.push([401, '/api/auth/'])
   await page.goto(`${mock.url}/peers?q=x`)
   await heading('Log in')
@@ -171,6 +173,16 @@ async function run(variant) {
   assert.ok(!(await page.evaluate(() => JSON.stringify([history.state, { ...localStorage }, { ...sessionStorage }]))).includes(secret), 'the key is kept nowhere')
   await button('Done')
   await heading('Peers')
+
+  // The same name again is refused beside its field.
+  await page.getByRole('link', { name: 'Add peer' }).click()
+  await page.getByLabel('Name', { exact: true }).fill('phone')
+  expected.push([409, '/api/peers'])
+  await button('Review change')
+  await page.getByText('there is already a peer "phone"').waitFor()
+  assert.equal(await page.getByLabel('Name', { exact: true }).getAttribute('aria-invalid'), 'true')
+  expected.length = 0
+  await page.goto(`${mock.url}/peers`)
 
   // A second one, with a countdown; a third meanwhile is refused; confirm.
   await page.getByRole('link', { name: 'Add peer' }).click()
@@ -239,6 +251,17 @@ async function run(variant) {
   await page.goto(`${mock.url}/peers/laptop`)
   await heading('laptop')
 
+  // What was saved is what the form shows next, at once.
+  await page.getByText('More settings').click()
+  await page.getByLabel('Note').fill('on the sofa')
+  await button('Review change')
+  await button('Commit')
+  await heading('Peers')
+  await page.getByRole('link', { name: 'laptop' }).click()
+  await heading('laptop')
+  await page.getByText('More settings').click()
+  assert.equal(await page.getByLabel('Note').inputValue(), 'on the sofa')
+
   // Remove: what it cuts off, and the password again.
   await page.getByRole('link', { name: 'Remove peer' }).click()
   await page.getByText('laptop loses the tunnel').waitFor()
@@ -271,7 +294,7 @@ async function run(variant) {
   await page.getByLabel('Seconds to confirm').fill('10')
   await step('21-rollback')
   await button('Roll back to this')
-  await bar.getByText('Revision 8 waits for confirmation').waitFor()
+  await bar.getByText('Revision 9 waits for confirmation').waitFor()
   await heading('History')
   await bar.waitFor({ state: 'detached', timeout: 20_000 })
   await page.getByText('reverted by itself').filter({ visible: true }).waitFor()
@@ -281,6 +304,13 @@ async function run(variant) {
   // Account, trust, German, and a session that ends under one's feet.
   await nav('Account')
   await page.getByText('this one').waitFor()
+  expected.push([401, '/api/auth/change-password'])
+  await page.getByLabel('Current password').fill('not this one')
+  await page.getByLabel('New password').fill('eleven brown mountains')
+  await page.getByLabel('Repeat the password').fill('eleven brown mountains')
+  await button('Change password')
+  await page.getByText('That is not the password.').waitFor()
+  expected.length = 0
   await step('23-account')
   await page.getByRole('link', { name: 'Certificate authority' }).click()
   await page.getByText('Fingerprint of the authority').waitFor()

@@ -5,8 +5,5 @@ export const session = {
   begin() {
     seen = true
   },
-  forget() {
-    seen = false
-  },
   seen: () => seen,
 }

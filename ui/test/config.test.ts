@@ -11,6 +11,11 @@ test('the key goes into its line and nothing else changes', () => {
   expect(insertPrivateKey(config('PrivateKey = '), '$&$1')).toBe(config('PrivateKey = $&$1'))
 })
 
+test('the comment that asks for the key goes, others stay', () => {
+  const ask = '# The private key exists only on the device that made it: put it here.\nPrivateKey = '
+  expect(insertPrivateKey(config(ask), key)).toBe(config(`PrivateKey = ${key}`))
+})
+
 test('a configuration that is not as expected is refused', () => {
   for (const line of ['', 'PrivateKey = already', '#PrivateKey = ', 'PrivateKey = \nPrivateKey = ']) expect(() => insertPrivateKey(config(line), key), line).toThrow('PrivateKey')
 })

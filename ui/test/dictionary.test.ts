@@ -22,6 +22,21 @@ test('German is German', () => {
   expect(alike.length / keys.length).toBeLessThan(0.1)
 })
 
+test('every sentence is said somewhere', () => {
+  const files = import.meta.glob('../src/**/*.{ts,tsx}', { query: '?raw', import: 'default', eager: true }) as Record<string, string>
+  const source = Object.entries(files)
+    .filter(([path]) => !path.includes('/i18n/en.ts') && !path.includes('/i18n/de.ts'))
+    .map(([, text]) => text)
+    .join('\n')
+  // Keys put together from parts: t(`peer.trust.${v}.text`).
+  const made = [...source.matchAll(/`([a-z]\w*\.[\w.]*)\$\{[^}]+\}([\w.]*)`/g)].map(([, head = '', tail = '']) => ({ head, tail }))
+  const silent = keys.filter((key) => {
+    const spoken = key.replace(/_(one|other)$/, '')
+    return !source.includes(`'${spoken}'`) && !made.some(({ head, tail }) => key.startsWith(head) && key.endsWith(tail) && !key.slice(head.length, key.length - tail.length).includes('.'))
+  })
+  expect(silent.filter((key) => !/^peers\.(online|offline|disabled|expired)$/.test(key))).toEqual([])
+})
+
 test('plurals come in pairs', () => {
   for (const key of keys) {
     if (key.endsWith('_one')) expect(keys).toContain(key.replace(/_one$/, '_other'))

@@ -52,6 +52,8 @@ export async function firstLanguage(): Promise<{ language: Language; words: Dict
 
 type Translation = {
   language: Language
+  /** BCP 47, for numbers and times: the browser's region where it speaks the same language. */
+  locale: string
   setLanguage: (language: Language) => void
   t: <K extends Key>(key: K, ...values: Values<K>) => string
   /** A sentence that depends on a number, which fills {n}. */
@@ -82,6 +84,7 @@ export function LanguageProvider({ first, children }: { first: { language: Langu
     const rules = new Intl.PluralRules(language)
     return {
       language,
+      locale: navigator.languages.find((tag) => tag.split('-')[0] === language) ?? language,
       setLanguage,
       t: (key, ...[values]) => fill(words[key], values),
       plural: (key, n) => fill(words[`${key}_${rules.select(n) === 'one' ? 'one' : 'other'}`], { n }),

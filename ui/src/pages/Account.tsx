@@ -2,6 +2,7 @@ import { useMutation, useQuery, useQueryClient } from '@tanstack/react-query'
 import { FormProvider, useForm } from 'react-hook-form'
 import { Link } from 'react-router'
 import { change, client } from '../api/client'
+import { hasCode } from '../api/problem'
 import { me, sessions } from '../api/queries'
 import type { Session } from '../api/types'
 import { useProblem, z, zodResolver } from '../forms'
@@ -59,7 +60,10 @@ function Password({ user }: { user: string }) {
       form.reset()
       announce(t('account.changed'))
     },
-    onError: show,
+    onError: (error) => {
+      if (hasCode(error, 'unauthenticated')) form.setError('current', { message: 'reauth.wrong' }, { shouldFocus: true })
+      else show(error)
+    },
   })
   return (
     <section className="card">

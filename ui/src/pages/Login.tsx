@@ -17,7 +17,7 @@ export function Login() {
   const queries = useQueryClient()
   const who = useQuery(me)
   const [search] = useSearchParams()
-  const from = useLocation().state as { ended?: boolean; out?: boolean } | null
+  const from = useLocation().state as { ended?: boolean } | null
   const [error, setError] = useState<unknown>(null)
   const heading = usePageTitle(t('login.title'))
   const form = useForm({ defaultValues: { user: '', password: '' } })
@@ -44,7 +44,7 @@ export function Login() {
         {t('login.title')}
       </h1>
       {!error && from?.ended && <p className="mb-4 text-soft">{t('login.ended')}</p>}
-      {!error && from?.out && <p className="mb-4 text-soft">{t('login.loggedOut')}</p>}
+      {!error && search.has('out') && <p className="mb-4 text-soft">{t('login.loggedOut')}</p>}
       <form className="card flex flex-col gap-4 p-6" onSubmit={(e) => void submit(e)} noValidate>
         <ErrorSummary error={error} />
         <TextField label={t('login.user')} autoComplete="username" required {...form.register('user', { required: true })} />

@@ -31,7 +31,7 @@ function worst(conditions: Condition[], notices: Notice[], recovered: boolean): 
 }
 
 function Body({ status: s }: { status: Status }) {
-  const { t, language } = useTranslation()
+  const { t, locale } = useTranslation()
   const conditions = s.conditions ?? []
   const notices = s.notices ?? []
   const recovered = s.source === 'recovered'
@@ -66,8 +66,8 @@ function Body({ status: s }: { status: Status }) {
         <Figure label={t('overview.peers')} value={t('overview.peersOf', { online: s.peers.online, total: s.peers.total })} note={<Link to="/peers">{t('nav.peers')}</Link>} />
         <Figure
           label={t('overview.traffic')}
-          value={bytes(language, s.peers.rx_bytes + s.peers.tx_bytes)}
-          note={`${bytes(language, s.peers.rx_bytes)} ${t('overview.received')}, ${bytes(language, s.peers.tx_bytes)} ${t('overview.sent')}`}
+          value={bytes(locale, s.peers.rx_bytes + s.peers.tx_bytes)}
+          note={`${bytes(locale, s.peers.rx_bytes)} ${t('overview.received')}, ${bytes(locale, s.peers.tx_bytes)} ${t('overview.sent')}`}
         />
         <Figure
           label={t('overview.clock')}
@@ -76,7 +76,7 @@ function Body({ status: s }: { status: Status }) {
               {t(s.clock.synchronised ? 'overview.clock.ok' : 'overview.clock.bad')}
             </span>
           }
-          note={t('overview.clock.stratum', { n: s.clock.stratum, offset: clockOffset(language, s.clock.offset_seconds) })}
+          note={t('overview.clock.stratum', { n: s.clock.stratum, offset: clockOffset(locale, s.clock.offset_seconds) })}
         />
         <Figure
           label={t('overview.wireguard')}
@@ -144,11 +144,11 @@ function Body({ status: s }: { status: Status }) {
           </div>
           <dl className="dl px-5 py-4">
             <dt>{t('overview.memory')}</dt>
-            <dd className="num">{bytes(language, s.resources.memory_bytes)}</dd>
+            <dd className="num">{bytes(locale, s.resources.memory_bytes)}</dd>
             <dt>{t('overview.goroutines')}</dt>
             <dd className="num">{s.resources.goroutines}</dd>
             <dt>{t('overview.uptime')}</dt>
-            <dd className="num">{duration(language, s.resources.uptime_seconds)}</dd>
+            <dd className="num">{duration(locale, s.resources.uptime_seconds)}</dd>
           </dl>
         </section>
       </div>

@@ -34,8 +34,9 @@ export function PeerEdit() {
       }
     >
       {it.error && !it.data && <ErrorSummary error={it.error} onRetry={() => void it.refetch()} />}
-      {it.isPending && <Loading />}
-      {it.data && <Body key={name} peer={it.data.data} etag={it.data.etag} />}
+      {/* The form must not start from what a cache remembers of before. */}
+      {!it.isFetchedAfterMount && <Loading />}
+      {it.data && it.isFetchedAfterMount && <Body key={name} peer={it.data.data} etag={it.data.etag} />}
     </Page>
   )
 }
@@ -95,7 +96,7 @@ function Body({ peer: p, etag }: { peer: Peer; etag: string }) {
 }
 
 function Stats({ peer: p }: { peer: Peer }) {
-  const { t, language } = useTranslation()
+  const { t, locale } = useTranslation()
   return (
     <section className="card">
       <div className="card-head">
@@ -119,7 +120,7 @@ function Stats({ peer: p }: { peer: Peer }) {
         </dd>
         <dt>{t('overview.traffic')}</dt>
         <dd className="num">
-          {bytes(language, p.rx_bytes)} {t('overview.received')}, {bytes(language, p.tx_bytes)} {t('overview.sent')}
+          {bytes(locale, p.rx_bytes)} {t('overview.received')}, {bytes(locale, p.tx_bytes)} {t('overview.sent')}
         </dd>
         <dt>{t('peer.field.publicKey')}</dt>
         <dd>

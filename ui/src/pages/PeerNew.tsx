@@ -2,6 +2,7 @@ import { useMutation } from '@tanstack/react-query'
 import { useState } from 'react'
 import { FormProvider, useForm } from 'react-hook-form'
 import { useNavigate } from 'react-router'
+import { hasCode } from '../api/problem'
 import { createPeer, previewCreatePeer } from '../api/queries'
 import type { PeerCreated, PeerInput, Preview } from '../api/types'
 import { useProblem, zodResolver } from '../forms'
@@ -25,6 +26,12 @@ export function PeerNew() {
   const [draft, setDraft] = useState<Draft | null>(null)
   const [ready, setReady] = useState<{ created: PeerCreated; confirmBy: string } | null>(null)
 
+  const refuse = (error: Error) => {
+    if (!hasCode(error, 'conflict')) return show(error)
+    form.setError('name', { message: error.detail }, { shouldFocus: true }) // the only thing a new peer can collide with
+    return true
+  }
+
   const review = useMutation({
     mutationFn: async (v: PeerValues): Promise<Draft> => {
       const keys = v.keys === 'browser' ? await generateKeys() : { publicKey: v.public_key, privateKey: '' }
@@ -33,7 +40,7 @@ export function PeerNew() {
     },
     onMutate: clear,
     onSuccess: setDraft,
-    onError: show,
+    onError: refuse,
   })
 
   if (ready && draft) {
@@ -52,7 +59,7 @@ export function PeerNew() {
           commit={(o) => createPeer(draft.body, o)}
           onDone={({ data, confirmBy }) => setReady({ created: data, confirmBy })}
           onError={(error) => {
-            if (!show(error)) return false
+            if (!refuse(error)) return false
             setDraft(null)
             return true
           }}

@@ -74,7 +74,7 @@ export function Peers() {
 }
 
 function PeerTable({ list }: { list: Peer[] }) {
-  const { t, language } = useTranslation()
+  const { t, locale } = useTranslation()
   return (
     <table className="table">
       <thead>
@@ -114,8 +114,8 @@ function PeerTable({ list }: { list: Peer[] }) {
             <td>
               <Time at={p.last_handshake} />
             </td>
-            <td className="num hidden text-right sm:table-cell">{bytes(language, p.rx_bytes)}</td>
-            <td className="num hidden text-right sm:table-cell">{bytes(language, p.tx_bytes)}</td>
+            <td className="num hidden text-right sm:table-cell">{bytes(locale, p.rx_bytes)}</td>
+            <td className="num hidden text-right sm:table-cell">{bytes(locale, p.tx_bytes)}</td>
           </tr>
         ))}
       </tbody>

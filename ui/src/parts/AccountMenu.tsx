@@ -1,10 +1,7 @@
 import { useEffect, useId, useRef, useState } from 'react'
-import { useNavigate } from 'react-router'
-import { change, client, setCsrfToken } from '../api/client'
-import { me, queryClient } from '../api/queries'
+import { change, client } from '../api/client'
 import type { Me } from '../api/types'
 import { useTranslation } from '../i18n'
-import { session } from '../session'
 import { LanguageSelect, ThemeSelect } from '../theme'
 import { ErrorSummary } from './ErrorSummary'
 import { Icon } from './Icon'
@@ -16,7 +13,6 @@ export function AccountMenu({ me: who }: { me: Me }) {
   const box = useRef<HTMLDivElement>(null)
   const button = useRef<HTMLButtonElement>(null)
   const id = useId()
-  const navigate = useNavigate()
 
   useEffect(() => {
     if (!open) return
@@ -45,12 +41,8 @@ export function AccountMenu({ me: who }: { me: Me }) {
       setError(cause)
       return
     }
-    setCsrfToken('')
-    session.forget()
-    // What was fetched for this person must not be there for the next one.
-    queryClient.clear()
-    queryClient.setQueryData(me.queryKey, null)
-    void navigate('/login', { replace: true, state: { out: true } })
+    // A new page: nothing that was fetched for this person is left in memory for the next one.
+    location.replace('/login?out=1')
   }
 
   return (

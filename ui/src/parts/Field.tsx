@@ -2,6 +2,7 @@ import { useId, useState, type ComponentProps, type ReactNode } from 'react'
 import type { Key } from '../i18n'
 import { useTranslation } from '../i18n'
 import { en } from '../i18n/en'
+import { Icon } from './Icon'
 
 /** An error is a key of the dictionary (from a schema of ours) or the cell's own words. */
 export function useErrorText() {
@@ -63,13 +64,16 @@ export function TextArea({ label, hint, error, optional, ...input }: FieldProps 
   )
 }
 
-export function SelectField({ label, hint, error, optional, children, ...select }: FieldProps & ComponentProps<'select'>) {
+export function SelectField({ label, hint, error, optional, className = '', children, ...select }: FieldProps & ComponentProps<'select'>) {
   const id = useId()
   return (
     <Frame id={id} label={label} hint={hint} error={error} optional={optional}>
-      <select id={id} className="input" aria-invalid={error ? true : undefined} aria-describedby={described(id, hint, error)} {...select}>
-        {children}
-      </select>
+      <div className={`relative ${className}`}>
+        <select id={id} className="input" aria-invalid={error ? true : undefined} aria-describedby={described(id, hint, error)} {...select}>
+          {children}
+        </select>
+        <Icon name="chevron" size={15} className="pointer-events-none absolute top-1/2 right-2.5 -translate-y-1/2 text-soft" />
+      </div>
     </Frame>
   )
 }
@@ -115,9 +119,11 @@ export function Choices<V extends string>({ label, hint, error, options, selecte
       <div className={`grid gap-2 ${grid}`}>
         {options.map((o) => (
           <label key={o.value} className="choice">
-            <input type="radio" value={o.value} aria-describedby={o.text ? `${id}-${o.value}` : undefined} {...(selected === undefined ? {} : { checked: selected === o.value })} {...input} />
+            <input type="radio" value={o.value} aria-labelledby={`${id}-${o.value}-name`} aria-describedby={o.text ? `${id}-${o.value}` : undefined} {...(selected === undefined ? {} : { checked: selected === o.value })} {...input} />
             <span className="min-w-0">
-              <span className="block font-medium">{o.label}</span>
+              <span id={`${id}-${o.value}-name`} className="block font-medium">
+                {o.label}
+              </span>
               {o.text && (
                 <span id={`${id}-${o.value}`} className="block text-[0.93rem] text-soft">
                   {o.text}

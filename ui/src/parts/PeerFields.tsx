@@ -95,7 +95,7 @@ function Owner() {
   const owner = useWatch({ control: form.control, name: 'owner' })
   const names = [...new Set([...(list.data ?? []).map((u) => u.name), ...(owner ? [owner] : [])])]
   return (
-    <SelectField label={t('peer.field.owner')} error={form.formState.errors.owner?.message} className="input max-w-72" {...form.register('owner')}>
+    <SelectField label={t('peer.field.owner')} error={form.formState.errors.owner?.message} className="max-w-72" {...form.register('owner')}>
       <option value="">{t('peer.owner.nobody')}</option>
       {names.map((n) => (
         <option key={n} value={n}>

@@ -15,14 +15,14 @@ export function useNow(every: number): number {
 
 /** A moment: relative or short to read, whole in the title. */
 export function Time({ at, absolute = false }: { at: string | null | undefined; absolute?: boolean }) {
-  const { language, t } = useTranslation()
+  const { locale, t } = useTranslation()
   const now = useNow(15_000)
   const time = at ? Date.parse(at) : Number.NaN
   // Go's zero time stands for "never".
   if (!at || Number.isNaN(time) || time < 0) return <span className="text-faint">{t('app.never')}</span>
   return (
-    <time dateTime={at} title={full(language, time)} className="num">
-      {absolute ? short(language, time) : relative(language, time, now)}
+    <time dateTime={at} title={full(locale, time)} className="num">
+      {absolute ? short(locale, time) : relative(locale, time, now)}
     </time>
   )
 }

@@ -1,9 +1,9 @@
 /**
  * Puts the page's private key into the wg-quick text that the cell made, whose line is `PrivateKey = ` with no value.
- * Throws unless there is exactly one such line: a configuration with a wrong key must not be shown.
+ * The comment above it that tells people to insert the key goes. Throws unless there is exactly one such line: a configuration with a wrong key must not be shown.
  */
 export function insertPrivateKey(config: string, privateKey: string): string {
-  const empty = /^(PrivateKey[ \t]*=)[ \t]*$/gm
+  const empty = /^(?:# The private key [^\n]*\n)?(PrivateKey[ \t]*=)[ \t]*$/gm
   const found = config.match(empty)?.length ?? 0
   if (found !== 1) throw new Error(`the configuration has ${found} empty PrivateKey lines, want one`)
   return config.replace(empty, (_, line: string) => `${line} ${privateKey}`)
