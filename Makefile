@@ -66,6 +66,7 @@ check: ui ## gofumpt, vet, staticcheck, import rules, race tests
 		if [ -n "$$out" ]; then echo "gofumpt wants changes in:" $$out; exit 1; fi
 	go vet -tags nomsgpack ./...
 	go run $(STATICCHECK) -tags nomsgpack ./...
+	cd ui && npm run --silent lint
 	go test ./internal/archtest/
 	go test -race -tags nomsgpack $$(go list -tags nomsgpack ./... | grep -v -e /internal/labtest$$ -e '/rig$$')
 
