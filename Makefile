@@ -18,7 +18,7 @@ GOTEST    ?= go run ./rig/gotest -no-skips --
 VM        := $(CURDIR)/bin/vmtest -m 768 -t 8m -x ip -x nft -x wg -x ping -x nsenter -x setpriv -x mount -x sleep -x cat -a $(CURDIR)/bin/pic:/t/bin/pic
 
 .DEFAULT_GOAL := build
-.PHONY: build ui pic run start stop restart logs claim-info test check cover fuzz-smoke \
+.PHONY: build ui pic run start stop restart logs claim-info test check fmt cover fuzz-smoke \
 	lab dev vmtest screenshots kill-tests torture setup clean help
 
 build: ui pic ## UI and binary: bin/pic
@@ -69,6 +69,9 @@ check: ui ## gofumpt, vet, staticcheck, import rules, race tests
 	cd ui && npm run --silent lint
 	go test ./internal/archtest/
 	go test -race -tags nomsgpack $$(go list -tags nomsgpack ./... | grep -v -e /internal/labtest$$ -e '/rig$$')
+
+fmt: ## what check would complain about, mended
+	git ls-files -co --exclude-standard '*.go' | xargs go run $(GOFUMPT) -w
 
 cover: ui ## coverage of every package, total on the last line
 	@mkdir -p .cache

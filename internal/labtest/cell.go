@@ -56,8 +56,10 @@ func (c *Cell) launch() {
 	c.t.Helper()
 	_ = os.Remove(filepath.Join(c.Runtime(), "ready"))
 	// The clock is the machine's, not the household's: no CAP_SYS_TIME.
-	args := []string{"--bounding-set=-sys_time", "--inh-caps=-sys_time", "--", c.lab.o.Binary,
-		"serve", "--state", c.State(), "--runtime", c.Runtime()}
+	args := []string{
+		"--bounding-set=-sys_time", "--inh-caps=-sys_time", "--", c.lab.o.Binary,
+		"serve", "--state", c.State(), "--runtime", c.Runtime(),
+	}
 	c.cmd = c.command(context.Background(), "setpriv", append(args, c.flags...)...)
 	c.cmd.Env = append(os.Environ(), c.Env...)
 	f, err := os.OpenFile(c.log, os.O_APPEND|os.O_CREATE|os.O_WRONLY, 0o644)
