@@ -11,14 +11,15 @@ STATICCHECK := honnef.co/go/tools/cmd/staticcheck@v0.8.2
 GOFUMPT     := mvdan.cc/gofumpt@v0.12.0
 FUZZTIME  ?= 5s
 N         ?= 10
+KILLS     ?= 1
+KILL_GOTEST ?= $(GOTEST)
 GOTEST    ?= go run ./rig/gotest -no-skips --
 # What the guest of the VM rig needs beside the test binary.
 VM        := $(CURDIR)/bin/vmtest -m 768 -t 8m -x ip -x nft -x wg -x ping -x nsenter -x setpriv -x mount -x sleep -x cat -a $(CURDIR)/bin/pic:/t/bin/pic
-VM_PACKAGES ?= ./rig
 
 .DEFAULT_GOAL := build
 .PHONY: build ui pic run start stop restart logs claim-info test check cover fuzz-smoke \
-	lab dev vmtest screenshots torture setup clean help
+	lab dev vmtest screenshots kill-tests torture setup clean help
 
 build: ui pic ## UI and binary: bin/pic
 
@@ -91,13 +92,17 @@ bin/vmtest: $(wildcard rig/vmtest/*)
 
 vmtest: pic bin/vmtest ## the tests that want a kernel with WireGuard, in a VM
 	@bin/vmtest -setup >/dev/null
-	CGO_ENABLED=0 $(GOTEST) -count=1 -p 1 -tags nomsgpack -timeout 8m -exec "$(VM)" $(VM_PACKAGES)
+	CGO_ENABLED=0 $(GOTEST) -count=1 -tags nomsgpack -timeout 8m -exec "$(VM)" -run '^TestKernel' ./tunnel
+	CGO_ENABLED=0 $(GOTEST) -count=1 -tags nomsgpack -timeout 8m -exec "$(VM)" ./rig
 
 screenshots: build setup-test ## docs/screenshot*.png, from the end-to-end run
 	PIC_BINARY=$(CURDIR)/bin/pic PIC_SCREENSHOTS=$(CURDIR)/docs $(GOTEST) -count=1 -tags nomsgpack -run TestEndToEnd ./internal/labtest/
 
+kill-tests: ## the process killed at every arrow of a commit and at random times
+	$(KILL_GOTEST) -count=$(KILLS) -tags "nomsgpack failpoint" -timeout 30m -run 'Kill' ./reconcile ./cmd/pic
+
 torture: ## the kill tests, N times
-	go test -count=$(N) -tags nomsgpack -timeout 0 -run 'Kill|Crash' ./datastore/... ./reconcile/... ./cmd/...
+	@$(MAKE) --no-print-directory kill-tests KILLS=$(N)
 
 clean:
 	rm -rf bin .cache ui/dist/assets ui/dist/index.html ui/node_modules

@@ -43,6 +43,9 @@ func TestHouseholdAnswers(t *testing.T) {
 	if got := l.Cell.Exec("curl", "-s", "http://"+labtest.ServiceAddress+":"+labtest.ServicePort+"/a"); !strings.Contains(got, `"path":"/a"`) {
 		t.Fatalf("the service says %q", got)
 	}
+	if a := l.AskTime(l.LAN, labtest.InternetNTP4); a.Mode != 4 || a.Stratum != 1 || a.Offset.Abs() > time.Second {
+		t.Fatalf("the internet's time: %+v", a)
+	}
 	if _, err := l.Phone.Try("curl", "-s", "-m", "1", "http://"+labtest.RouterPublic4+"/"); err == nil {
 		t.Fatal("the router lets the internet in")
 	}

@@ -44,6 +44,9 @@ func serve(ctx context.Context, name string, args []string) error {
 		}
 		return stream(ctx, args[0], args[1], d)
 	}
+	if name == "ask-time" && len(args) == 1 {
+		return askTime(args[0])
+	}
 	var servers []func() error
 	var err error
 	switch {

@@ -57,7 +57,7 @@ try {
 
   await page.goto(new URL('/', args.url).href)
   await heading('Overview')
-  await page.waitForTimeout(500) // fonts and the first event, for the picture's sake
+  await page.evaluate(() => document.fonts.ready)
   await shot('screenshot')
   console.log(JSON.stringify({ config, filename: download.suggestedFilename() }))
 } catch (e) {
