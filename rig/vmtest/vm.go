@@ -156,7 +156,16 @@ func boot(ctx context.Context, img image, work string, o *options) (int, error) 
 	if errors.Is(ctx.Err(), context.DeadlineExceeded) {
 		return exitLimit, fmt.Errorf("no end within %v; the console's end:\n%s", o.limit, tail(console, 25))
 	}
-	return exitRig, fmt.Errorf("the machine ended without a status (%v); the console's end:\n%s", runErr, tail(console, 40))
+	return exitRig, fmt.Errorf("the machine ended without a status (%v); the console's end:\n%s", runErr, fromPanic(console))
+}
+
+// fromPanic is the console from the kernel's panic on, however long its trace,
+// or else its end.
+func fromPanic(console []byte) string {
+	if i := bytes.LastIndex(console, []byte("Kernel panic")); i >= 0 {
+		return string(console[i:])
+	}
+	return tail(console, 40)
 }
 
 func tail(b []byte, lines int) string {
