@@ -18,7 +18,7 @@ GOTEST    ?= go run ./rig/gotest -no-skips --
 VM        := $(CURDIR)/bin/vmtest -m 768 -t 8m -x ip -x nft -x wg -x ping -x nsenter -x setpriv -x mount -x sleep -x cat -a $(CURDIR)/bin/pic:/t/bin/pic
 
 .DEFAULT_GOAL := build
-.PHONY: build ui pic run start stop restart logs claim-info test check fmt cover fuzz-smoke \
+.PHONY: build ui pic run start stop restart flush logs claim-info test check fmt cover fuzz-smoke \
 	lab dev vmtest screenshots kill-tests torture setup clean help
 
 build: ui pic ## UI and binary: bin/pic
@@ -55,7 +55,7 @@ run: setup-run build ## start a cell here (state in ./var) and show how to claim
 start: setup-run build ## the same in the background
 	@rig/cell start
 
-stop restart logs claim-info: ## … and its other end
+stop restart flush logs claim-info: ## … and its other end
 	@rig/cell $@
 
 test: setup-test ## everything, the VM run last
