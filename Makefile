@@ -89,7 +89,7 @@ lab: build ## the household of namespaces, until Ctrl-C
 	go run ./cmd/lab -pic bin/pic
 
 dev: ui/node_modules/.package-lock.json start ## Vite, with /api proxied to the cell
-	cd ui && PIC_URL=https://localhost:8443 npm run dev
+	cd ui && PIC_CELL=https://localhost:8443 npm run dev
 
 bin/vmtest: $(wildcard rig/vmtest/*)
 	CGO_ENABLED=0 go build -o $@ ./rig/vmtest
