@@ -48,6 +48,8 @@ type house struct {
 	ntp     *ntp.Server
 	started time.Time
 	tasks   []lifecycle.Task
+	// initProblem is why PIC_INIT_FILE was not used; nil: it was, or is not set.
+	initProblem atomic.Pointer[cell.Notice]
 }
 
 // build makes every room and hands each what it needs of the others. Nothing
@@ -79,7 +81,7 @@ func build(log *slog.Logger, f *serveFlags, host cell.Host) (_ *house, err error
 		TLS: h.certs.TLSConfig(), HTTPAddr: f.http, HTTPSAddr: f.https, Log: log,
 	})
 	h.engine, err = reconcile.New(&reconcile.Config{
-		Store: store, Log: log, Now: time.Now, Facts: readMachine(host),
+		Store: store, Log: log, Now: time.Now, Facts: readMachine(host), Notices: []func() []cell.Notice{h.notices},
 		Stages: []reconcile.Stage{
 			reconcile.Required(reconcile.WithNotices(reconcile.NewStage("firewall", firewall.Compile, fw.Apply), fw.Notices)),
 			reconcile.WithNotices(reconcile.NewStage("tunnel", tunnel.Compile, tolerantAtFirst(h.tunnel.Apply)), h.tunnel.Notices),
@@ -141,7 +143,10 @@ func (h *house) run(ctx context.Context, out io.Writer, ready string) error {
 			h.showAlarm(ctx)
 		}
 		if err := h.initFile(ctx); err != nil {
-			return err
+			// The cell stays unclaimed and can be claimed by hand: a mistake in
+			// the file must not keep the machine from coming up.
+			h.log.Error("init file not used", "error", err)
+			h.initProblem.Store(&cell.Notice{Code: "init_file", Subject: "setup", Severity: cell.Alarm, Text: err.Error() + ": mend the file and restart, or claim the cell in the browser"})
 		}
 		if s, _ := h.engine.Running(); s != nil && s.Claimed() {
 			h.code.Retire()
@@ -277,6 +282,13 @@ func serveHTTP(ctx context.Context, l net.Listener, srv *http.Server) error {
 		_ = srv.Close()
 	}
 	<-failed
+	return nil
+}
+
+func (h *house) notices() []cell.Notice {
+	if n := h.initProblem.Load(); n != nil {
+		return []cell.Notice{*n}
+	}
 	return nil
 }
 
