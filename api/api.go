@@ -132,6 +132,10 @@ type Config struct {
 	Export map[string]func(*cell.State, cell.Facts) (string, error)
 	// Reachable refuses a change under which the flow would be dropped; may be nil.
 	Reachable func(Flow, *cell.State, map[string]reconcile.Plan) error
+	// Explain follows a flow; a question that can't be understood is a [*cell.InvalidError].
+	Explain func(*cell.State, cell.Facts, ExplainQuery) (Explanation, error)
+	// Policy evaluates the state's policy tests, in their order.
+	Policy func(*cell.State, cell.Facts) ([]PolicyResult, error)
 	// NetworkTest reports on the uplink; the error says what is wrong.
 	NetworkTest func(context.Context) []Check
 	// UI is the built web app, rooted at index.html; an empty tree serves a note.
@@ -222,6 +226,7 @@ func (a *API) routes() {
 	a.revisionRoutes()
 	a.peerRoutes()
 	a.networkRoutes()
+	a.explainRoutes()
 	a.vaultRoutes()
 	a.eventRoutes()
 }

@@ -46,6 +46,7 @@ type house struct {
 	dns     *dns.Server
 	certs   *certs.Controller
 	ntp     *ntp.Server
+	nightly *nightly
 	started time.Time
 	tasks   []lifecycle.Task
 	// initProblem is why PIC_INIT_FILE was not used; nil: it was, or is not set.
@@ -65,6 +66,7 @@ func build(log *slog.Logger, f *serveFlags, host cell.Host) (_ *house, err error
 			err = errors.Join(err, store.Close())
 		}
 	}()
+	h.nightly = newNightly(log, h.policyNow)
 	h.code = auth.NewSetupCode(&auth.SetupCodeConfig{OnRotate: h.announce})
 	fw := firewall.New(&firewall.Config{Log: log})
 	h.tunnel = tunnel.New(&tunnel.Config{Secret: store.Secret, Log: log})
@@ -89,6 +91,7 @@ func build(log *slog.Logger, f *serveFlags, host cell.Host) (_ *house, err error
 			reconcile.WithNotices(reconcile.NewStage("ntp", ntp.Compile, tolerant(h.ntp.Apply)), h.ntp.Notices),
 			reconcile.WithNotices(reconcile.NewStage("proxy", proxy.Compile, tolerant(h.applyProxy)), h.proxy.Notices),
 			reconcile.Background(reconcile.WithNotices(reconcile.NewStage("certs", certs.Compile, h.certs.Apply), h.certs.Notices)),
+			reconcile.Background(reconcile.WithNotices(reconcile.NewStage("policy", compilePolicy, applyPolicy), h.nightly.notices)),
 		},
 	})
 	if err != nil {
@@ -105,7 +108,7 @@ func build(log *slog.Logger, f *serveFlags, host cell.Host) (_ *house, err error
 	look := func() { h.learner.look(); h.engine.Trigger("the kernel changed") }
 	h.tasks = []lifecycle.Task{
 		h.dns, h.ntp, h.proxy, h.certs, h.code, sessions, backoff,
-		fw.Watch(look), h.tunnel.Watch(look), h.learner.task(),
+		fw.Watch(look), h.tunnel.Watch(look), h.learner.task(), h.nightly.task(h.engine.Changes),
 		lifecycle.Func("socket", h.serveSocket), lifecycle.Func("debug", h.serveDebug), watchdog(h.selfCheck),
 	}
 	return h, nil
@@ -123,7 +126,7 @@ func (h *house) buildAPI() (*auth.Sessions, *auth.Backoff) {
 		Tunnel: h.tunnelStatus, GenerateKey: tunnel.GenerateKey, GeneratePSK: tunnel.GeneratePSK,
 		ClientConfig: tunnel.ClientConfig, FileName: tunnel.FileName,
 		NewAuthority: certs.NewAuthority, Trust: trust, Certificates: h.certificates, Fingerprint: h.certs.EphemeralFingerprint,
-		Clock: h.clock, DNS: h.dnsStatus, DNSRecords: dnsRecords, Export: exports(), Reachable: h.reachable,
+		Clock: h.clock, DNS: h.dnsStatus, DNSRecords: dnsRecords, Export: exports(), Reachable: h.reachable, Explain: explain, Policy: policyResults,
 		NetworkTest: func(ctx context.Context) []api.Check { return uplinkChecks(ctx, h.engine.Facts()) },
 		UI:          ui.Files(),
 	})
