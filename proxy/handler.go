@@ -50,9 +50,13 @@ func (s *Server) serveHTTPS(w http.ResponseWriter, r *http.Request) {
 	case r.TLS != nil && !to.sameServerName(r.TLS.ServerName):
 		misdirected(w, "The host name of the request is not the one of the TLS connection.")
 		return
-	case r.Method == http.MethodConnect || r.Method == http.MethodTrace:
+	// Methods have a case (RFC 9110 §9.1), but not every service knows.
+	case strings.EqualFold(r.Method, http.MethodConnect) || strings.EqualFold(r.Method, http.MethodTrace):
 		problem(w, http.StatusMethodNotAllowed, "method_not_allowed", "This method is not supported.")
 		return
+	}
+	if lastOfItsConnection(r) {
+		w.Header().Set("Connection", "close")
 	}
 	service, v := t.resolve(to, src, local)
 	switch {
@@ -65,6 +69,15 @@ func (s *Server) serveHTTPS(w http.ResponseWriter, r *http.Request) {
 	default:
 		s.pass(w, r.WithContext(ctx), t, service, to, src)
 	}
+}
+
+// lastOfItsConnection reports whether the framing of a request may have been
+// ambiguous. RFC 9112 §6.1 wants the connection closed after a request with a
+// length and a coding, or with a coding in HTTP/1.0. net/http removes the loser
+// of the two unseen, so every request that could have been one counts: none
+// that a browser sends.
+func lastOfItsConnection(r *http.Request) bool {
+	return r.ProtoMajor == 1 && (r.ProtoMinor == 0 || len(r.TransferEncoding) > 0)
 }
 
 // pass hands a request to the upstream of a service.

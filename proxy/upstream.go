@@ -105,7 +105,7 @@ func (u *upstream) rewrite(r *httputil.ProxyRequest) {
 // both spellings go.
 func cleanRequest(h http.Header) {
 	for key := range h {
-		if claimsIdentity(key) {
+		if claimsIdentity(key) || claimsFraming(key) {
 			delete(h, key)
 		}
 	}
@@ -139,6 +139,20 @@ func claimsIdentity(key string) bool {
 	case "forwarded", "x-forwarded", "x-real-ip", "x-client-ip", "x-cluster-client-ip", "true-client-ip", "cf-connecting-ip",
 		"fastly-client-ip", "x-original-url", "x-rewrite-url", "x-original-host", "x-host", "x-webauth-user", "x-user",
 		"proxy", "proxy-connection", "http2-settings":
+		return true
+	}
+	return false
+}
+
+// claimsFraming reports whether a field would say how long the request is, or
+// whose hop it belongs to, to a server that reads an underscore like a hyphen.
+// The same fields with hyphens are net/http's to read and to write.
+func claimsFraming(key string) bool {
+	if !strings.Contains(key, "_") {
+		return false
+	}
+	switch strings.ToLower(strings.ReplaceAll(key, "_", "-")) {
+	case "content-length", "transfer-encoding", "keep-alive", "proxy-authorization", "proxy-authenticate", "proxy-connection":
 		return true
 	}
 	return false
