@@ -50,6 +50,9 @@ func (s *Server) serveHTTPS(w http.ResponseWriter, r *http.Request) {
 	case r.TLS != nil && !to.sameServerName(r.TLS.ServerName):
 		misdirected(w, "The host name of the request is not the one of the TLS connection.")
 		return
+	case malformed(r, to):
+		problem(w, http.StatusBadRequest, "bad_request", "This request contradicts itself.")
+		return
 	// Methods have a case (RFC 9110 §9.1), but not every service knows.
 	case strings.EqualFold(r.Method, http.MethodConnect) || strings.EqualFold(r.Method, http.MethodTrace):
 		problem(w, http.StatusMethodNotAllowed, "method_not_allowed", "This method is not supported.")
@@ -69,6 +72,25 @@ func (s *Server) serveHTTPS(w http.ResponseWriter, r *http.Request) {
 	default:
 		s.pass(w, r.WithContext(ctx), t, service, to, src)
 	}
+}
+
+// malformed reports what net/http lets pass although RFC 9113 calls it
+// malformed: another Host than the authority (§8.3.1), several lengths (§8.1.1),
+// and a path that is none (§8.3.1). In HTTP/1.1 net/http has seen to these, but
+// for an asterisk with a method other than OPTIONS (RFC 9112 §3.2.4).
+func malformed(r *http.Request, to target) bool {
+	if r.RequestURI == "*" {
+		return true
+	}
+	if r.ProtoMajor != 2 {
+		return false
+	}
+	for _, h := range r.Header["Host"] {
+		if t, ok := parseHost(h); !ok || t != to {
+			return true
+		}
+	}
+	return len(r.Header["Content-Length"]) > 1 || !strings.HasPrefix(r.RequestURI, "/")
 }
 
 // lastOfItsConnection reports whether the framing of a request may have been

@@ -120,6 +120,7 @@ func attacks() []attack {
 		{"no version", "GET /a\r\n" + hostLine + "\r\n", nil},
 		{"version 1.9", "GET /a HTTP/1.9\r\n" + hostLine + "\r\n", []string{"GET /a|"}},
 		{"version 2.0", "GET /a HTTP/2.0\r\n" + hostLine + "\r\n", nil},
+		{"asterisk without OPTIONS", "GET * HTTP/1.1\r\n" + hostLine + "\r\n", nil},
 		{"lower-case version", "GET /a http/1.1\r\n" + hostLine + "\r\n", nil},
 		{"method with a colon", "GET: /a HTTP/1.1\r\n" + hostLine + "\r\n", nil},
 		{"CRLF encoded in the target", "GET /a%0d%0aX:%20b HTTP/1.1\r\n" + hostLine + "\r\n", []string{"GET /a%0d%0aX:%20b|"}},
