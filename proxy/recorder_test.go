@@ -20,6 +20,8 @@ import (
 type recorder struct {
 	t  testing.TB
 	ln net.Listener
+	// hold keeps requests for /slow until it is closed; may be nil.
+	hold <-chan struct{}
 
 	mu     sync.Mutex
 	seen   []recorded
@@ -111,6 +113,9 @@ func (r *recorder) serve(c net.Conn) {
 		r.mu.Lock()
 		r.seen = append(r.seen, q)
 		r.mu.Unlock()
+		if q.target == "/slow" && r.hold != nil {
+			<-r.hold
+		}
 		fmt.Fprintf(c, "HTTP/1.1 200 OK\r\nContent-Length: %d\r\n\r\n", len(q.target))
 		if q.method != "HEAD" {
 			_, _ = io.WriteString(c, q.target)
