@@ -18,7 +18,6 @@ import (
 const (
 	dialTimeout     = 5 * time.Second
 	headerTimeout   = 5 * time.Minute // long polls answer late
-	idlePerUpstream = 32
 	connsPerHost    = 512
 	maxAnswerHeader = 256 << 10
 	retryAfter      = "10" // seconds
@@ -55,7 +54,7 @@ func newUpstream(raw string, dial func(context.Context, string, string) (net.Con
 		DialContext:            dial,
 		Protocols:              &protocols,
 		DisableCompression:     true,
-		MaxIdleConnsPerHost:    idlePerUpstream,
+		MaxIdleConnsPerHost:    connsPerHost, // fewer, and a burst dials for each request
 		MaxConnsPerHost:        connsPerHost,
 		IdleConnTimeout:        90 * time.Second,
 		TLSHandshakeTimeout:    10 * time.Second,
@@ -66,7 +65,7 @@ func newUpstream(raw string, dial func(context.Context, string, string) (net.Con
 	u.proxy = &httputil.ReverseProxy{
 		Rewrite:        u.rewrite,
 		Transport:      u.transport,
-		FlushInterval:  -1, // event streams
+		FlushInterval:  0, // httputil flushes event streams and answers of unknown length at once
 		BufferPool:     buffers{},
 		ErrorLog:       slog.NewLogLogger(log.Handler(), slog.LevelDebug),
 		ModifyResponse: cleanAnswer,
