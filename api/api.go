@@ -224,4 +224,5 @@ func (a *API) routes() {
 	a.networkRoutes()
 	a.vaultRoutes()
 	a.eventRoutes()
+	a.docRoutes()
 }
