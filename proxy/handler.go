@@ -112,6 +112,7 @@ func (s *Server) pass(w http.ResponseWriter, r *http.Request, t *table, v *servi
 		p.peer = peer
 	}
 	onlyWebSocket(r)
+	p.body = paced(w, r)
 	v.up.proxy.ServeHTTP(w, r.WithContext(context.WithValue(r.Context(), passageKey{}, p)))
 }
 

@@ -38,6 +38,7 @@ type passage struct {
 	peer string // "" unless the tunnel proves it and the service may know it
 	src  string
 	name string // of the service, for people
+	body *slowBody
 }
 
 type passageKey struct{}
@@ -192,13 +193,17 @@ var errProtocol = errors.New("the service switched to a protocol that was not as
 
 // answerError tells the client why its service did not answer.
 func answerError(w http.ResponseWriter, r *http.Request, err error) {
-	if r.Context().Err() != nil {
+	p, _ := r.Context().Value(passageKey{}).(passage)
+	slow := p.body.late()
+	if r.Context().Err() != nil && !slow {
 		panic(http.ErrAbortHandler) // the client is gone, or was cut off: nobody reads an answer
 	}
-	p, _ := r.Context().Value(passageKey{}).(passage)
 	var timeout net.Error
 	var op *net.OpError
 	switch {
+	case slow:
+		w.Header().Set("Connection", "close")
+		problem(w, http.StatusRequestTimeout, "request_timeout", "The request came too slowly.")
 	case errors.As(err, &op) && op.Op == "dial":
 		unavailable(w, r, p.name)
 	case errors.As(err, &timeout) && timeout.Timeout():
