@@ -229,4 +229,5 @@ func (a *API) routes() {
 	a.explainRoutes()
 	a.vaultRoutes()
 	a.eventRoutes()
+	a.docRoutes()
 }
