@@ -45,6 +45,9 @@ func Compile(s *cell.State, f cell.Facts) (Views, error) {
 	for i := range s.Network.LAN {
 		c.lan(&s.Network.LAN[i])
 	}
+	for i := range s.Services {
+		c.bridge(&s.Services[i])
+	}
 	c.public()
 	c.forwarders()
 	slices.SortFunc(c.v.Listen, netip.AddrPort.Compare)
@@ -101,7 +104,7 @@ func (c *compiler) zones(view string, audience cell.View, addrs []netip.Addr, vi
 				rr = append(rr, addressRecords(svc.Subdomain+"."+apex, addrs, tag)...)
 			}
 		}
-		if i == 0 { // records are relative to the effective domain
+		if i == 0 && audience != audienceService { // records are relative to the effective domain
 			for j, r := range c.s.DNS.Records {
 				if seenBy(r.Views, audience) {
 					rr = append(rr, c.records[j])
@@ -286,6 +289,36 @@ func (c *compiler) lan(l *cell.LAN) {
 	view := lanView(l.Name)
 	c.zones(view, cell.ViewLAN, l.Addresses, func(svc *cell.Service) bool {
 		return svc.Access == cell.AccessLAN || svc.Access == cell.AccessInternet
+	})
+	c.local(view)
+}
+
+// bridge serves the network of an enabled service. What runs there may have
+// been taken over, so it sees what everybody sees: the cell's own names, its
+// own name and services open to the internet; no peer, no record of the
+// admin's, no reverse name. Its addresses come with the container network, so
+// the listener is bound before they are there.
+func (c *compiler) bridge(svc *cell.Service) {
+	if !svc.Enabled || svc.Bridge == "" {
+		return
+	}
+	b := Bridge{Service: svc.ID, Interface: svc.Bridge, Exit: svc.Egress}
+	if b.Exit == cell.ExitDirect {
+		b.Exit = ""
+	}
+	var gateways []netip.Addr
+	for _, p := range []netip.Prefix{svc.Prefix4, svc.Prefix6} {
+		// The first host is the bridge's own address.
+		if gw := p.Masked().Addr().Next(); p.IsValid() && p.Contains(gw) {
+			b.Prefixes = append(b.Prefixes, p)
+			gateways = append(gateways, gw)
+		}
+	}
+	c.listen(gateways...)
+	c.v.Bridges = append(c.v.Bridges, b)
+	view := bridgeView(svc.ID)
+	c.zones(view, audienceService, gateways, func(other *cell.Service) bool {
+		return other.ID == svc.ID || other.Access == cell.AccessInternet
 	})
 	c.local(view)
 }

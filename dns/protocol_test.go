@@ -372,6 +372,22 @@ func TestViews(t *testing.T) {
 		{"a LAN host, a peers' record", "lan0", lanHost, "a.apps.home.pic.ngo.", "NXDOMAIN"},
 		{"a peer's address on the LAN", "lan0", laptop, "home.pic.ngo.", refused},
 		{"a stranger on the LAN", "lan0", "192.0.2.9", "home.pic.ngo.", refused},
+		{"a service", "br-wiki", "172.20.2.2", "home.pic.ngo.", "172.20.2.1"},
+		{"a service, internal name", "br-wiki", "172.20.2.2", "home.internal.", "172.20.2.1"},
+		{"a service, its own name", "br-wiki", "172.20.2.2", "wiki.home.pic.ngo.", "172.20.2.1"},
+		{"a service, a service of the internet", "br-wiki", "172.20.2.2", "blog.home.pic.ngo.", "172.20.2.1"},
+		{"a service, another's name", "br-wiki", "172.20.2.2", "files.home.pic.ngo.", "NXDOMAIN"},
+		{"a service, a LAN service", "br-wiki", "172.20.2.2", "media.home.pic.ngo.", "NXDOMAIN"},
+		{"a service, a peer's name", "br-wiki", "172.20.2.2", "laptop.peers.home.pic.ngo.", "NXDOMAIN"},
+		{"a service, a record of the admin's", "br-wiki", "172.20.2.2", "nas.home.pic.ngo.", "NXDOMAIN"},
+		{"a service, a name that doesn't travel", "br-wiki", "172.20.2.2", "printer.", "NXDOMAIN"},
+		{"another service's address on a bridge", "br-wiki", "172.20.1.2", "home.pic.ngo.", refused},
+		{"a peer's address on a bridge", "br-wiki", laptop, "files.home.pic.ngo.", refused},
+		{"a stranger on a bridge", "br-wiki", "192.0.2.9", "home.pic.ngo.", refused},
+		{"a bridge of a service that is off", "br-off", "172.20.3.2", "home.pic.ngo.", refused},
+		{"a service's address in the tunnel", "pic0", "172.20.2.2", "home.pic.ngo.", refused},
+		{"a service's address on the LAN", "lan0", "172.20.2.2", "home.pic.ngo.", refused},
+		{"the internet with a service's address", "up0", "172.20.2.2", "wiki.home.pic.ngo.", "NXDOMAIN"},
 		{"the internet", "up0", "198.51.100.9", "home.pic.ngo.", "203.0.113.7"},
 		{"the internet, internet service", "up0", "198.51.100.9", "blog.home.pic.ngo.", "203.0.113.7"},
 		{"the internet, LAN service", "up0", "198.51.100.9", "media.home.pic.ngo.", "NXDOMAIN"},
@@ -392,7 +408,7 @@ func TestViews(t *testing.T) {
 			t.Errorf("%s asks %s: want %s, got %s", c.who, c.name, c.want, got)
 		}
 	}
-	if q := s.Status().Queries; q["unknown"]["REFUSED"] == 0 || q["peer"]["NXDOMAIN"] == 0 || q["internet"]["NOERROR"] == 0 || q["lan"]["NOERROR"] == 0 {
+	if q := s.Status().Queries; q["unknown"]["REFUSED"] == 0 || q["peer"]["NXDOMAIN"] == 0 || q["internet"]["NOERROR"] == 0 || q["lan"]["NOERROR"] == 0 || q["service"]["NOERROR"] == 0 {
 		t.Errorf("counters: %v", q)
 	}
 }

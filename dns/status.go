@@ -115,11 +115,11 @@ func (r *resolver) status() []ForwarderStatus {
 type counters struct {
 	panics, dropped atomic.Uint64
 	limited         atomic.Uint64
-	answers         [4][24]atomic.Uint64 // by place in labels, and response code
+	answers         [5][24]atomic.Uint64 // by place in labels, and response code
 }
 
 // labels are the audiences that answers are counted by. It is read-only.
-var labels = [4]string{string(cell.ViewPeer), string(cell.ViewLAN), string(cell.ViewInternet), "unknown"}
+var labels = [5]string{string(cell.ViewPeer), string(cell.ViewLAN), audienceService, string(cell.ViewInternet), "unknown"}
 
 func (c *counters) panicked() { c.panics.Add(1) }
 

@@ -13,18 +13,19 @@ import (
 
 // tables are a plan made ready to answer from. They never change once built.
 type tables struct {
-	plan      Views
-	peers     map[netip.Addr]*audience
-	lans      []lanAudience
-	internet  *audience
-	uplink    string
-	forwards  bool // foreign names can be asked of somebody
-	listening map[netip.AddrPort]bool
+	plan     Views
+	peers    map[netip.Addr]*audience
+	lans     []lanAudience
+	internet *audience
+	bridges  map[string]lanAudience // by interface
+	uplink   string
+	forwards bool // foreign names can be asked of somebody
+	built    map[zoneKey]*zone
 }
 
 // audience is who asks: what it sees and how its foreign names travel.
 type audience struct {
-	label     string // view in the counters: peer, lan, internet
+	label     string // view in the counters: peer, lan, service, internet
 	zones     map[string]*zone
 	empty     map[string]*zone
 	services  []string // visible services, sorted
@@ -38,7 +39,10 @@ type lanAudience struct {
 	*audience
 }
 
+type zoneKey struct{ view, apex string }
+
 type zone struct {
+	from  []Record // what it was built from; read-only
 	soa   mdns.RR
 	nodes map[string]*node
 }
@@ -67,11 +71,8 @@ func (a *audience) sees(service string) bool {
 
 // buildTables compiles the plan. Zones that old already holds are taken over.
 func buildTables(v Views, old *tables) (*tables, error) {
-	t := &tables{plan: v, peers: make(map[netip.Addr]*audience, 2*len(v.Peers)), uplink: v.Uplink,
-		forwards: len(v.Forwarders) > 0, listening: map[netip.AddrPort]bool{}}
-	for _, l := range v.Listen {
-		t.listening[l] = true
-	}
+	t := &tables{plan: v, peers: make(map[netip.Addr]*audience, 2*len(v.Peers)), uplink: v.Uplink, bridges: make(map[string]lanAudience, len(v.Bridges)),
+		forwards: len(v.Forwarders) > 0, built: make(map[zoneKey]*zone, len(v.Zones))}
 	views := map[string]map[string]*zone{}
 	for i := range v.Zones {
 		z := &v.Zones[i]
@@ -86,6 +87,7 @@ func buildTables(v Views, old *tables) (*tables, error) {
 			views[z.View] = map[string]*zone{}
 		}
 		views[z.View][z.Apex] = built
+		t.built[zoneKey{z.View, z.Apex}] = built
 	}
 	empty := make(map[string]*zone, len(v.Empty))
 	for _, apex := range v.Empty {
@@ -101,6 +103,10 @@ func buildTables(v Views, old *tables) (*tables, error) {
 		t.lans = append(t.lans, lanAudience{l.Interface, l.Prefixes,
 			&audience{label: string(cell.ViewLAN), zones: views[lanView(l.Name)], empty: empty, recursive: true}})
 	}
+	for _, b := range v.Bridges {
+		t.bridges[b.Interface] = lanAudience{b.Interface, b.Prefixes,
+			&audience{label: audienceService, zones: views[bridgeView(b.Service)], empty: empty, exit: b.Exit, recursive: true}}
+	}
 	if v.Uplink != "" {
 		t.internet = &audience{label: string(cell.ViewInternet), zones: views[internetView]}
 	}
@@ -112,34 +118,15 @@ func (t *tables) same(z *Zone) *zone {
 	if t == nil {
 		return nil
 	}
-	for i := range t.plan.Zones {
-		o := &t.plan.Zones[i]
-		if o.View != z.View || o.Apex != z.Apex {
-			continue
-		}
-		if !slices.Equal(o.Records, z.Records) {
-			return nil
-		}
-		var a *audience
-		switch {
-		case z.View == internetView:
-			a = t.internet
-		case z.View == peerView:
-			for _, p := range t.peers {
-				a = p
-				break
-			}
-		}
-		if a == nil {
-			return nil
-		}
-		return a.zones[z.Apex]
+	o, ok := t.built[zoneKey{z.View, z.Apex}]
+	if !ok || !slices.Equal(o.from, z.Records) {
+		return nil
 	}
-	return nil
+	return o
 }
 
 func buildZone(z *Zone) (*zone, error) {
-	out := &zone{nodes: make(map[string]*node, len(z.Records))}
+	out := &zone{from: z.Records, nodes: make(map[string]*node, len(z.Records))}
 	for i := range z.Records {
 		r := &z.Records[i]
 		rr, err := r.rr()
@@ -217,6 +204,14 @@ func (t *tables) audience(link string, src netip.Addr) *audience {
 	src = src.Unmap()
 	if link == cell.TunnelLink {
 		return t.peers[src] // cryptokey routing proves the source
+	}
+	if b, ok := t.bridges[link]; ok {
+		// A bridge is one audience: no other source on it is anybody's, even if
+		// a LAN or the uplink had the same name.
+		if slices.ContainsFunc(b.prefixes, func(p netip.Prefix) bool { return p.Contains(src) }) {
+			return b.audience
+		}
+		return nil
 	}
 	for i := range t.lans {
 		l := &t.lans[i]
