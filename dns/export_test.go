@@ -10,17 +10,31 @@ import (
 // Serve answers one message as if it had come in by link from src, without
 // sockets; nil is silence.
 func (s *Server) Serve(wire []byte, link, src string, tcp bool) (out []byte) {
-	later := s.respond(wire, origin{src: netip.MustParseAddr(src), link: link, tcp: tcp}, func(b []byte) { out = b })
+	from := origin{src: netip.MustParseAddr(src), link: link, tcp: tcp}
+	if !tcp {
+		if out = s.quick(wire, from, nil); out != nil {
+			return out
+		}
+	}
+	later := s.respond(wire, from, func(b []byte) { out = b })
 	if later != nil {
 		later()
 	}
 	return out
 }
 
+// Quick is the answer of the short way alone; nil is not taken.
+func (s *Server) Quick(wire []byte, link, src string) []byte {
+	return s.quick(wire, origin{src: netip.MustParseAddr(src), link: link}, nil)
+}
+
+// LongWay shuts the short way, before the server is used.
+func (s *Server) LongWay() { s.longWay = true }
+
 // PanicOn makes every query for a name panic.
 func (s *Server) PanicOn(name string) {
-	s.inject = func(q *query) {
-		if q.lower == name {
+	s.inject = func(asked string) {
+		if asked == name {
 			panic("injected")
 		}
 	}

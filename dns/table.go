@@ -5,13 +5,15 @@ import (
 	"net/netip"
 	"slices"
 	"strings"
+	"sync/atomic"
 
 	mdns "github.com/miekg/dns"
 
 	"github.com/personal-internet-cell/pic/cell"
 )
 
-// tables are a plan made ready to answer from. They never change once built.
+// tables are a plan made ready to answer from. They never change once
+// built, but for wire forms that are filled in when first asked for.
 type tables struct {
 	plan     Views
 	peers    map[netip.Addr]*audience
@@ -50,15 +52,17 @@ type zone struct {
 // node is a name that exists, if only because names below it do (RFC 4592
 // §2.2.2, empty non-terminals).
 type node struct {
-	sets []rrset
-	open bool     // exists for everybody who sees the zone
-	tags []string // or for those who see one of these services
+	sets   []*rrset
+	nodata atomic.Pointer[wired] // the answer for a type that is not there
+	open   bool                  // exists for everybody who sees the zone
+	tags   []string              // or for those who see one of these services
 }
 
 type rrset struct {
 	rrtype  uint16
 	service string
 	rrs     []mdns.RR
+	wire    atomic.Pointer[wired]
 }
 
 func (a *audience) sees(service string) bool {
@@ -146,12 +150,12 @@ func buildZone(z *Zone) (*zone, error) {
 
 func (z *zone) insert(apex, name string, rr mdns.RR, service string) {
 	n := z.at(name)
-	i := slices.IndexFunc(n.sets, func(s rrset) bool { return s.rrtype == rr.Header().Rrtype && s.service == service })
+	i := slices.IndexFunc(n.sets, func(s *rrset) bool { return s.rrtype == rr.Header().Rrtype && s.service == service })
 	if i < 0 {
-		n.sets = append(n.sets, rrset{rrtype: rr.Header().Rrtype, service: service})
+		n.sets = append(n.sets, &rrset{rrtype: rr.Header().Rrtype, service: service})
 		i = len(n.sets) - 1
 	}
-	s := &n.sets[i]
+	s := n.sets[i]
 	s.rrs = append(s.rrs, rr)
 	// RFC 2181 §5.2: one TTL for an RRset, the lowest of those given.
 	for _, x := range s.rrs {
@@ -325,7 +329,15 @@ func (z *zone) find(a *audience, name string) *node {
 }
 
 func (n *node) exists(a *audience) bool {
-	return n != nil && (n.open || slices.ContainsFunc(n.tags, a.sees))
+	if n == nil || n.open {
+		return n != nil
+	}
+	for _, tag := range n.tags {
+		if a.sees(tag) {
+			return true
+		}
+	}
+	return false
 }
 
 func (n *node) set(a *audience, rrtype uint16) []mdns.RR {
