@@ -53,3 +53,34 @@ var (
 
 // ResolveTimeout is how long a client waits at most.
 const ResolveTimeout = resolveTimeout + time.Second
+
+// Genuine reports whether a server with a secret of its own takes a cookie.
+func Genuine(option []byte, src netip.Addr, now time.Time) bool {
+	b := &bakery{secret: [32]byte{1}}
+	return b.genuine(option, src, now)
+}
+
+// Bake is the cookie of the server that [Genuine] asks.
+func Bake(client []byte, src netip.Addr, now time.Time) []byte {
+	b := &bakery{secret: [32]byte{1}}
+	return b.bake(client, src, now)
+}
+
+// Wire is what [newWired] makes: nil, or a body with the places of its TTLs.
+func Wire(name string, qtype uint16, answer, ns []mdns.RR) (body []byte, ttls []int, ok bool) {
+	w := newWired(name, qtype, answer, ns)
+	if w == nil {
+		return nil, nil, false
+	}
+	return w.body, w.ttls, true
+}
+
+// Answers reports whether m is taken for the answer to q.
+func Answers(m, q *mdns.Msg) bool { return answers(m, q, true) }
+
+var (
+	ReadFrame   = readFrame
+	InfoIndex   = infoIndex
+	ReverseName = reverseName
+	Parent      = parent
+)

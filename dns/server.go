@@ -183,9 +183,13 @@ func (s *Server) respond(wire []byte, from origin, send func([]byte)) (later fun
 		switch {
 		case from.tcp:
 			limit = mdns.MaxMsgSize - 1
-		case a != nil && a == t.internet && !genuine && !s.rate.take(from.src, time.Now()):
-			limit = 0
-			s.counters.limited.Add(1)
+		case a != nil && a == t.internet && !genuine:
+			// Whoever pretends to be another gets little for what it sends.
+			limit = min(limit, amplification*len(wire))
+			if !s.rate.take(from.src, time.Now()) {
+				limit = 0
+				s.counters.limited.Add(1)
+			}
 		}
 		s.counters.count(a, r.rcode)
 		if b := q.pack(&r, a != nil && a.recursive, limit); b != nil {

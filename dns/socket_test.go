@@ -266,8 +266,21 @@ func TestAnIdleConnectionIsClosed(t *testing.T) {
 // Swapping zones under load: every answer is that of one plan or the other,
 // none is empty or missing (DNS-7).
 func TestZoneSwapsUnderLoad(t *testing.T) {
+	t.Run("quick", func(t *testing.T) {
+		if s := zoneSwaps(t, false); s.Status().Quick == 0 {
+			t.Error("no answer in wire form")
+		}
+	})
+	t.Run("long", func(t *testing.T) { zoneSwaps(t, true) })
+}
+
+func zoneSwaps(t *testing.T, long bool) *dns.Server {
 	v := loopback(t, "127.0.0.1")
-	s := start(t, &dns.Config{}, v)
+	s := dns.New(&dns.Config{Logger: quiet})
+	if long {
+		s.LongWay()
+	}
+	startServer(t, s, v)
 	other := loopback(t, "127.0.0.1")
 	other.Listen = v.Listen
 	for i := range other.Zones {
@@ -330,6 +343,7 @@ func TestZoneSwapsUnderLoad(t *testing.T) {
 	if len(got) != 2 || got["192.168.7.20"] == 0 || got["192.168.7.99"] == 0 {
 		t.Fatalf("answers: %v", got)
 	}
+	return s
 }
 
 func TestRunEndsWithEverySocketClosed(t *testing.T) {

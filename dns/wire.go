@@ -173,6 +173,9 @@ func (s *Server) quick(wire []byte, from origin, out []byte) []byte {
 	if w == nil || (w.exact && !q.exact) || len(w.body)+q.end+11 > q.limit {
 		return nil
 	}
+	if a == t.internet && len(w.body)+q.end+11 > amplification*len(wire) {
+		return nil
+	}
 	limited := a == t.internet && !s.rate.take(from.src, time.Now())
 	out = q.header(out, wire, a, w, true, limited)
 	if limited {
