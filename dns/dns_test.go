@@ -21,7 +21,7 @@ import (
 )
 
 func TestMain(m *testing.M) {
-	netnstest.Main(m, netnstest.Helpers{"cell": cellHelper, "upstream": upstreamHelper})
+	netnstest.Main(m, netnstest.Helpers{"cell": cellHelper, "upstream": upstreamHelper, "spoof": spoofHelper, "sink": sinkHelper})
 }
 
 var _ lifecycle.Task = (*dns.Server)(nil)

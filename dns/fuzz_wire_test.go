@@ -49,7 +49,7 @@ func FuzzWire(f *testing.F) {
 	f.Fuzz(func(t *testing.T, first, second string, ttl uint32) {
 		var answer []mdns.RR
 		for _, s := range []string{first, second} {
-			if rr, err := mdns.NewRR(s); err == nil && rr != nil {
+			if rr, err := mdns.NewRR(s); err == nil && rr != nil && rr.Header().Name != "" { // which no message holds
 				answer = append(answer, rr)
 			}
 		}
