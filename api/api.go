@@ -66,6 +66,8 @@ type DNSStatus struct {
 	Queries   map[string]uint64 `json:"queries" doc:"by view and rcode"`
 	CacheSize int               `json:"cache_size"`
 	Panics    uint64            `json:"panics"`
+	Limited   uint64            `json:"limited" doc:"answers that told an unproven source of the internet to come over TCP"`
+	Quick     uint64            `json:"quick" doc:"answers that were kept in wire form"`
 }
 
 // DNSRecord is a record as an audience sees it.
