@@ -35,6 +35,9 @@ type options struct {
 	data          string
 	flush         bool
 	serve         serveFlags
+	scopes        scopeList
+	days          int
+	stateDir      string
 }
 
 func writeFlags(fs *flag.FlagSet, inv *invocation) {
