@@ -276,3 +276,8 @@ func claimedRig(t *testing.T) (*rig, *browser) {
 	b.claim()
 	return r, b
 }
+
+func (b *browser) cookies() []*http.Cookie {
+	u, _ := url.Parse(b.r.server.URL)
+	return b.c.Jar.Cookies(u)
+}
