@@ -134,7 +134,7 @@ func TestAFighterIsLimitedAndToldOf(t *testing.T) {
 	t.Logf("told after %v", time.Since(begin).Round(time.Millisecond))
 	watched := time.Now()
 	netnstest.Eventually(t, 15*time.Second, func() error {
-		if time.Since(watched) < 10*time.Second {
+		if time.Since(watched) < 6*time.Second {
 			return fmt.Errorf("still watching")
 		}
 		return nil
