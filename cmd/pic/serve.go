@@ -27,8 +27,8 @@ type serveFlags struct {
 	ntpPort        uint
 	debug          string
 	logLevel       string
-	dockerSock     string
 	adopt          uint64
+	api            apiFlag
 	resync         time.Duration
 }
 
@@ -49,10 +49,10 @@ func serveFlagSet(fs *flag.FlagSet, inv *invocation) {
 	fs.StringVar(&f.https, "https", ":443", "address of the web")
 	fs.UintVar(&f.dnsPort, "dns-port", 53, "port of the name server")
 	fs.UintVar(&f.ntpPort, "ntp-port", 123, "port of the NTP server")
+	fs.Var(&f.api, "api", "loopback address of the API for tokens, without TLS; "+apiDefault+" when none is given; off by default")
 	fs.StringVar(&f.debug, "debug", "", "loopback address for pprof and /debug/{state,plans,conditions}; off by default")
 	fs.StringVar(&f.logLevel, "log-level", "info", "debug, info, warn or error")
 	fs.DurationVar(&f.resync, "resync", 5*time.Minute, "how often everything is looked at although the kernel told of no change; 0: never, for tests")
-	fs.StringVar(&f.dockerSock, "docker-sock", "/var/run/docker.sock", "the Docker engine's socket")
 }
 
 // host turns the flags into the facts plans depend on.
@@ -99,6 +99,9 @@ func serve(ctx context.Context, inv *invocation) error {
 	f := &inv.opt.serve
 	host, err := f.host()
 	if err != nil {
+		return err
+	}
+	if err := f.api.resolve(inv.args); err != nil {
 		return err
 	}
 	var level slog.Level
