@@ -19,6 +19,9 @@ type KernelState struct {
 	Status   int32
 	// Frequency is the correction in force, in parts per million.
 	Frequency float64
+	// Ahead is the wall clock less the time since boot. Both are slewed alike, so
+	// it changes only when the clock is set.
+	Ahead time.Duration
 }
 
 // Adjustment is what the kernel is told after an update.
@@ -74,9 +77,30 @@ func (SystemClock) State() (KernelState, error) {
 	if err != nil {
 		return KernelState{}, fmt.Errorf("reading the kernel's clock: %w", err)
 	}
+	ahead, err := readAhead()
+	if err != nil {
+		return KernelState{}, err
+	}
 	r := kernelReading(&tx, code)
 	return KernelState{Synchronised: r.Synchronised(), Pending: r.Offset, Constant: int64(tx.Constant),
-		Status: tx.Status & ourStatus, Frequency: float64(tx.Freq) / 65536}, nil
+		Status: tx.Status & ourStatus, Frequency: float64(tx.Freq) / 65536, Ahead: ahead}, nil
+}
+
+// readAhead takes the tightest of three readings, because a process may be held
+// up between two clocks.
+func readAhead() (ahead time.Duration, err error) {
+	best := time.Duration(-1)
+	for range 3 {
+		var before, wall, after unix.Timespec
+		if err := errors.Join(unix.ClockGettime(unix.CLOCK_BOOTTIME, &before), unix.ClockGettime(unix.CLOCK_REALTIME, &wall),
+			unix.ClockGettime(unix.CLOCK_BOOTTIME, &after)); err != nil {
+			return 0, fmt.Errorf("reading the clocks: %w", err)
+		}
+		if took := time.Duration(after.Nano() - before.Nano()); best < 0 || took < best {
+			best, ahead = took, time.Duration(wall.Nano()-after.Nano())
+		}
+	}
+	return ahead, nil
 }
 
 // Step adds d to the clock at once and forgets what was being slewed.

@@ -14,6 +14,7 @@ const (
 	stepLater    = 10 * time.Minute
 	fastOffset   = 20 * time.Millisecond // above: slewed at once
 	fastConstant = 1                     // 8 s
+	jumpNoticed  = 100 * time.Millisecond
 	contestedFor = 1024 * time.Second
 	rememberEach = time.Hour
 	steppedShown = 24 * time.Hour
@@ -67,6 +68,7 @@ type discipline struct {
 	wrote      KernelState // as it was after our last write
 	contested  time.Time   // hands off until then
 	remembered time.Time
+	last       time.Duration // Ahead at the end of the last round; 0 unknown
 	looked     time.Time
 	other      string // the daemon that was found then
 }
@@ -188,10 +190,28 @@ func (d *discipline) round(now time.Time) {
 	}
 	d.status.mode, d.status.sources = mode, len(d.sources)
 	active := mode == ModeActive
+	if active {
+		d.noticeJump(kernel.Ahead)
+	}
 	if fresh := d.measure(now, kernel.Pending, active); fresh && active {
 		d.update(time.Now())
 	}
+	d.last = 0
+	if active {
+		if k, err := d.s.adjust.State(); err == nil {
+			d.last = k.Ahead
+		}
+	}
 	d.publish(now)
+}
+
+// noticeJump finds that somebody set the clock between two rounds (date -s), and
+// brings the samples along.
+func (d *discipline) noticeJump(ahead time.Duration) {
+	if jump := ahead - d.last; d.last != 0 && jump.Abs() > jumpNoticed {
+		d.s.log.Warn("somebody set the clock", "by", jump)
+		d.shift(jump)
+	}
 }
 
 // measure asks every source that is due, all at once.

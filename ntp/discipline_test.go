@@ -23,7 +23,8 @@ import (
 type machine struct {
 	mu                  sync.Mutex
 	wrong, pending      time.Duration
-	frequency, corrects float64 // seconds per second: the quartz, and its correction
+	slewed              time.Duration // of wrong: by running fast or slow, not by being set
+	frequency, corrects float64       // seconds per second: the quartz, and its correction
 	adj                 ntp.Adjustment
 	status              int32
 	synchronised        bool
@@ -42,7 +43,9 @@ func (m *machine) run() {
 	m.last = now
 	done := time.Duration(float64(m.pending) * (1 - math.Exp(-dt/math.Exp2(float64(m.adj.Constant+2)))))
 	m.pending -= done
-	m.wrong += done + time.Duration((m.frequency+m.corrects)*dt*1e9)
+	slewed := done + time.Duration((m.frequency+m.corrects)*dt*1e9)
+	m.wrong += slewed
+	m.slewed += slewed
 }
 
 func (m *machine) Now() time.Time {
@@ -70,7 +73,7 @@ func (m *machine) State() (ntp.KernelState, error) {
 	m.mu.Lock()
 	defer m.mu.Unlock()
 	m.run()
-	return ntp.KernelState{Synchronised: m.synchronised, Pending: m.pending, Constant: m.adj.Constant, Status: m.status, Frequency: m.corrects * 1e6}, nil
+	return ntp.KernelState{Synchronised: m.synchronised, Pending: m.pending, Constant: m.adj.Constant, Status: m.status, Frequency: m.corrects * 1e6, Ahead: time.Hour + m.wrong - m.slewed}, nil
 }
 
 func (m *machine) Step(d time.Duration) error {
