@@ -27,6 +27,8 @@ type Controller struct {
 	mu  sync.Mutex // held through Apply and Flush
 	cut []session  // to be ended, kept when an Apply stops early
 
+	earlyEnded bool // the early table is known to be gone
+
 	notices noticeBoard
 }
 
@@ -62,6 +64,7 @@ func (c *Controller) Apply(ctx context.Context, p Policy) (changed bool, err err
 		{"ending connections", c.endSessions},
 		{"reading back", func() (bool, error) { return false, c.verify(p, changed) }},
 		{"enabling forwarding", func() (bool, error) { return applySysctls(p.Forwarding) }},
+		{"ending the early rules", func() (bool, error) { return c.endEarly(ctx) }},
 	}
 	for _, s := range steps {
 		if err := ctx.Err(); err != nil {
@@ -173,7 +176,7 @@ func (c *Controller) Flush(ctx context.Context) error {
 	if _, err := removeRoutes(nil); err != nil {
 		return fmt.Errorf("removing routes: %w", explain(err))
 	}
-	if err := deleteTables(ctx, "pic", "pic_guard", "pic_acct"); err != nil {
+	if err := deleteTables(ctx, "pic", "pic_guard", "pic_acct", earlyTable); err != nil {
 		return fmt.Errorf("deleting tables: %w", explain(err))
 	}
 	return nil
