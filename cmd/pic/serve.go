@@ -27,7 +27,6 @@ type serveFlags struct {
 	ntpPort        uint
 	debug          string
 	logLevel       string
-	dockerSock     string
 	adopt          uint64
 }
 
@@ -50,7 +49,6 @@ func serveFlagSet(fs *flag.FlagSet, inv *invocation) {
 	fs.UintVar(&f.ntpPort, "ntp-port", 123, "port of the NTP server")
 	fs.StringVar(&f.debug, "debug", "", "loopback address for pprof and /debug/{state,plans,conditions}; off by default")
 	fs.StringVar(&f.logLevel, "log-level", "info", "debug, info, warn or error")
-	fs.StringVar(&f.dockerSock, "docker-sock", "/var/run/docker.sock", "the Docker engine's socket")
 }
 
 // host turns the flags into the facts plans depend on.
