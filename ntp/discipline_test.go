@@ -191,6 +191,24 @@ func (w *world) notices() []string {
 	return out
 }
 
+func (w *world) asked(name string) int {
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	return w.servers[name].asked
+}
+
+func (m *machine) written() int {
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	return m.writes
+}
+
+func (m *machine) stepped() []time.Duration {
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	return slices.Clone(m.steps)
+}
+
 // after lets d pass.
 func after(d time.Duration) { time.Sleep(d); synctest.Wait() }
 
@@ -233,8 +251,8 @@ func TestTheClockIsDisciplined(t *testing.T) {
 				}
 				w.start(t)
 				after(c.wait)
-				if e := w.error(); e.Abs() > c.within || len(w.steps) != c.steps {
-					t.Errorf("wrong by %v, want %v; steps %v; %v", e, c.within, w.steps, w.s.Status())
+				if e := w.error(); e.Abs() > c.within || len(w.stepped()) != c.steps {
+					t.Errorf("wrong by %v, want %v; steps %v; %v", e, c.within, w.stepped(), w.s.Status())
 				}
 				r := w.s.Told()
 				if !r.Synchronised() || r.Stratum != 3 || r.Reference != [4]byte{192, 0, 2, 1} || w.s.Status().Mode != ntp.ModeActive {
@@ -259,15 +277,15 @@ func TestLaterStepsAreRareAndTold(t *testing.T) {
 		w.wrong += 2 * time.Second
 		w.machine.mu.Unlock()
 		after(20 * time.Minute)
-		if e := w.error(); e.Abs() > 2*ms || len(w.steps) != 0 {
-			t.Errorf("2 s are slewed: %v left, steps %v", e, w.steps)
+		if e := w.error(); e.Abs() > 2*ms || len(w.stepped()) != 0 {
+			t.Errorf("2 s are slewed: %v left, steps %v", e, w.stepped())
 		}
 		w.machine.mu.Lock()
 		w.wrong -= time.Hour
 		w.machine.mu.Unlock()
 		after(20 * time.Minute)
-		if e := w.error(); e.Abs() > 2*ms || len(w.steps) != 1 || !slices.Contains(w.notices(), "clock_stepped") {
-			t.Errorf("an hour is stepped: %v left, steps %v, %v", e, w.steps, w.notices())
+		if e := w.error(); e.Abs() > 2*ms || len(w.stepped()) != 1 || !slices.Contains(w.notices(), "clock_stepped") {
+			t.Errorf("an hour is stepped: %v left, steps %v, %v", e, w.stepped(), w.notices())
 		}
 	})
 }
@@ -294,8 +312,8 @@ func TestWithoutAMajorityTheClockIsNotTouched(t *testing.T) {
 		w.servers["a"].bias, w.servers["b"].bias = time.Minute, -time.Minute
 		w.start(t)
 		after(10 * time.Minute)
-		if w.writes != 0 || !slices.Contains(w.notices(), "clock_no_majority") || w.s.Told().Synchronised() {
-			t.Errorf("%d writes, %v", w.writes, w.notices())
+		if w.written() != 0 || !slices.Contains(w.notices(), "clock_no_majority") || w.s.Told().Synchronised() {
+			t.Errorf("%d writes, %v", w.written(), w.notices())
 		}
 	})
 	// One server of three is heard: nobody steps on its word.
@@ -304,8 +322,8 @@ func TestWithoutAMajorityTheClockIsNotTouched(t *testing.T) {
 		w.servers["a"].lost, w.servers["b"].lost = true, true
 		w.start(t)
 		after(10 * time.Minute)
-		if len(w.steps) != 0 {
-			t.Errorf("stepped by %v on one server's word", w.steps)
+		if len(w.stepped()) != 0 {
+			t.Errorf("stepped by %v on one server's word", w.stepped())
 		}
 	})
 }
@@ -350,8 +368,8 @@ func TestKissesAreObeyed(t *testing.T) {
 		w.servers["a"].kiss, w.servers["b"].kiss = "RATE", "DENY"
 		w.start(t)
 		after(time.Hour)
-		if w.servers["a"].asked > 10 || w.servers["b"].asked != 1 || w.servers["c"].asked < 10 {
-			t.Errorf("asked %d after RATE, %d after DENY, %d otherwise", w.servers["a"].asked, w.servers["b"].asked, w.servers["c"].asked)
+		if w.asked("a") > 10 || w.asked("b") != 1 || w.asked("c") < 10 {
+			t.Errorf("asked %d after RATE, %d after DENY, %d otherwise", w.asked("a"), w.asked("b"), w.asked("c"))
 		}
 	})
 }
@@ -361,9 +379,9 @@ func TestASteadyClockIsAskedForLess(t *testing.T) {
 		w := newWorld(&machine{}, three())
 		w.start(t)
 		after(24 * time.Hour)
-		before := w.servers["a"].asked
+		before := w.asked("a")
 		after(24 * time.Hour)
-		if n := w.servers["a"].asked - before; n < 80 || n > 90 { // every 1,024 s: 84
+		if n := w.asked("a") - before; n < 80 || n > 90 { // every 1,024 s: 84
 			t.Errorf("asked %d times on the second day", n)
 		}
 	})
@@ -393,8 +411,8 @@ func TestTheClockIsLeftAlone(t *testing.T) {
 				}
 				w.start(t, c.plan)
 				after(time.Hour)
-				if w.writes != 0 || w.s.Status().Mode != c.mode {
-					t.Errorf("%d writes in mode %s, want %s", w.writes, w.s.Status().Mode, c.mode)
+				if w.written() != 0 || w.s.Status().Mode != c.mode {
+					t.Errorf("%d writes in mode %s, want %s", w.written(), w.s.Status().Mode, c.mode)
 				}
 			})
 		})
@@ -407,17 +425,17 @@ func TestTheClockChangesHands(t *testing.T) {
 		w := newWorld(&machine{}, three())
 		w.start(t)
 		after(5 * time.Minute)
-		if w.writes == 0 {
+		if w.written() == 0 {
 			t.Fatal("nothing was corrected")
 		}
 		w.mu.Lock()
 		w.other = "chronyd"
 		w.mu.Unlock()
 		after(time.Minute)
-		before := w.writes
+		before := w.written()
 		after(time.Hour)
-		if w.writes != before || w.s.Status().Mode != ntp.ModeOther {
-			t.Errorf("%d writes beside another daemon", w.writes-before)
+		if w.written() != before || w.s.Status().Mode != ntp.ModeOther {
+			t.Errorf("%d writes beside another daemon", w.written()-before)
 		}
 		w.mu.Lock()
 		w.other = ""
@@ -426,7 +444,7 @@ func TestTheClockChangesHands(t *testing.T) {
 		w.synchronised = false // the kernel gives up when nobody renews its maxerror
 		w.machine.mu.Unlock()
 		after(5 * time.Minute)
-		if w.writes == before || w.s.Status().Mode != ntp.ModeActive {
+		if w.written() == before || w.s.Status().Mode != ntp.ModeActive {
 			t.Errorf("not taken over: %s", w.s.Status().Mode)
 		}
 		// Somebody without a name writes.
@@ -458,8 +476,8 @@ func TestTheFloor(t *testing.T) {
 		}
 		w.start(t)
 		after(time.Minute)
-		if w.s.Plausible(w.Now()) || !w.s.Plausible(time.Now()) || len(w.steps) != 0 {
-			t.Errorf("plausible at %v, steps %v", w.Now(), w.steps)
+		if w.s.Plausible(w.Now()) || !w.s.Plausible(time.Now()) || len(w.stepped()) != 0 {
+			t.Errorf("plausible at %v, steps %v", w.Now(), w.stepped())
 		}
 		if n := w.notices(); !slices.Contains(n, "clock_implausible") || !slices.Contains(n, "clock_sources_implausible") {
 			t.Errorf("%v", n)
