@@ -76,7 +76,7 @@ func build(log *slog.Logger, f *serveFlags, host cell.Host) (_ *house, err error
 	fw := firewall.New(&firewall.Config{Log: log})
 	h.tunnel = tunnel.New(&tunnel.Config{Secret: store.Secret, Log: log})
 	h.dns = dns.New(&dns.Config{Logger: log})
-	h.ntp = ntp.New(&ntp.Config{Logger: log})
+	h.ntp = ntp.New(&ntp.Config{Logger: log, Adjust: ntp.SystemClock{}, Memory: store.History(), Built: buildTime()})
 	if h.certs, err = certs.New(&certs.Config{Dir: store.CertsDir(), Secret: store.Secret, Log: log}); err != nil {
 		return nil, err
 	}
