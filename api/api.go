@@ -66,6 +66,8 @@ type DNSStatus struct {
 	Queries   map[string]uint64 `json:"queries" doc:"by view and rcode"`
 	CacheSize int               `json:"cache_size"`
 	Panics    uint64            `json:"panics"`
+	Limited   uint64            `json:"limited" doc:"answers that told an unproven source of the internet to come over TCP"`
+	Quick     uint64            `json:"quick" doc:"answers that were kept in wire form"`
 }
 
 // DNSRecord is a record as an audience sees it.
@@ -102,10 +104,13 @@ type Config struct {
 	Version string
 	Engine  *reconcile.Engine
 
-	Passwords *auth.Passwords
-	Sessions  *auth.Sessions
-	Backoff   *auth.Backoff
-	SetupCode *auth.SetupCode
+	Passwords     *auth.Passwords
+	Sessions      *auth.Sessions
+	Backoff       *auth.Backoff
+	SetupCode     *auth.SetupCode
+	Tokens        *auth.Tokens
+	SecondFactors *auth.SecondFactors
+	Audit         Audit
 
 	NewRef func(kind string) cell.SecretRef
 	Secret func(cell.SecretRef) (cell.Secret, error)
@@ -154,14 +159,18 @@ type Check struct {
 
 // API serves the routes. Make one with [New].
 type API struct {
-	cfg    *Config
-	huma   huma.API
-	router *gin.Engine
-	rows   []row
-	web    http.Handler
-	socket http.Handler
-	drafts *auth.SetupSessions[Draft]
-	conns  connLog
+	cfg       *Config
+	huma      huma.API
+	router    *gin.Engine
+	rows      []row
+	web       http.Handler
+	socket    http.Handler
+	tokenOnly http.Handler
+	refusals  allowance
+	drafts    *auth.SetupSessions[Draft]
+	conns     connLog
+
+	auditing sync.Mutex // held while revisions are recorded
 
 	mu      sync.Mutex
 	pending map[cell.Revision]time.Time // when a confirmed commit had settled
@@ -192,6 +201,7 @@ func New(cfg *Config) *API {
 	})
 	a.web = a.webChain(g)
 	a.socket = a.socketChain(g)
+	a.tokenOnly = a.tokenChain(g)
 	return a
 }
 
@@ -221,6 +231,9 @@ func (a *API) OpenAPI() ([]byte, error) { return a.huma.OpenAPI().MarshalJSON() 
 func (a *API) routes() {
 	a.setupRoutes()
 	a.authRoutes()
+	a.tokenRoutes()
+	a.secondFactorRoutes()
+	a.auditRoutes()
 	a.statusRoutes()
 	a.configRoutes()
 	a.revisionRoutes()
@@ -229,4 +242,5 @@ func (a *API) routes() {
 	a.explainRoutes()
 	a.vaultRoutes()
 	a.eventRoutes()
+	a.docRoutes()
 }

@@ -27,8 +27,8 @@ type serveFlags struct {
 	ntpPort        uint
 	debug          string
 	logLevel       string
-	dockerSock     string
 	adopt          uint64
+	api            apiFlag
 }
 
 func serveCommands() []command {
@@ -48,9 +48,9 @@ func serveFlagSet(fs *flag.FlagSet, inv *invocation) {
 	fs.StringVar(&f.https, "https", ":443", "address of the web")
 	fs.UintVar(&f.dnsPort, "dns-port", 53, "port of the name server")
 	fs.UintVar(&f.ntpPort, "ntp-port", 123, "port of the NTP server")
+	fs.Var(&f.api, "api", "loopback address of the API for tokens, without TLS; "+apiDefault+" when none is given; off by default")
 	fs.StringVar(&f.debug, "debug", "", "loopback address for pprof and /debug/{state,plans,conditions}; off by default")
 	fs.StringVar(&f.logLevel, "log-level", "info", "debug, info, warn or error")
-	fs.StringVar(&f.dockerSock, "docker-sock", "/var/run/docker.sock", "the Docker engine's socket")
 }
 
 // host turns the flags into the facts plans depend on.
@@ -97,6 +97,9 @@ func serve(ctx context.Context, inv *invocation) error {
 	f := &inv.opt.serve
 	host, err := f.host()
 	if err != nil {
+		return err
+	}
+	if err := f.api.resolve(inv.args); err != nil {
 		return err
 	}
 	var level slog.Level
