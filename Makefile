@@ -19,7 +19,7 @@ VM        := $(CURDIR)/bin/vmtest -m 768 -t 8m -x ip -x nft -x wg -x ping -x nse
 
 .DEFAULT_GOAL := build
 .PHONY: build ui pic run start stop restart flush logs claim-info test check fmt cover fuzz-smoke \
-	lab dev vmtest screenshots kill-tests torture setup clean help
+	lab dev vmtest bench screenshots kill-tests torture setup clean help
 
 build: ui pic ## UI and binary: bin/pic
 
@@ -107,6 +107,9 @@ kill-tests: ## the process killed at every arrow of a commit and at random times
 
 torture: ## the kill tests, N times
 	@$(MAKE) --no-print-directory kill-tests KILLS=$(N)
+
+bench: ## our figures beside those of Debian's servers (bench/README.md)
+	go test -tags "nomsgpack bench" -count=1 -timeout 30m -v -p 1 ./bench/...
 
 clean:
 	rm -rf bin .cache ui/dist/assets ui/dist/index.html ui/node_modules

@@ -66,6 +66,8 @@ type DNSStatus struct {
 	Queries   map[string]uint64 `json:"queries" doc:"by view and rcode"`
 	CacheSize int               `json:"cache_size"`
 	Panics    uint64            `json:"panics"`
+	Limited   uint64            `json:"limited" doc:"answers that told an unproven source of the internet to come over TCP"`
+	Quick     uint64            `json:"quick" doc:"answers that were kept in wire form"`
 }
 
 // DNSRecord is a record as an audience sees it.
@@ -135,6 +137,10 @@ type Config struct {
 	Export map[string]func(*cell.State, cell.Facts) (string, error)
 	// Reachable refuses a change under which the flow would be dropped; may be nil.
 	Reachable func(Flow, *cell.State, map[string]reconcile.Plan) error
+	// Explain follows a flow; a question that can't be understood is a [*cell.InvalidError].
+	Explain func(*cell.State, cell.Facts, ExplainQuery) (Explanation, error)
+	// Policy evaluates the state's policy tests, in their order.
+	Policy func(*cell.State, cell.Facts) ([]PolicyResult, error)
 	// NetworkTest reports on the uplink; the error says what is wrong.
 	NetworkTest func(context.Context) []Check
 	// UI is the built web app, rooted at index.html; an empty tree serves a note.
@@ -233,6 +239,8 @@ func (a *API) routes() {
 	a.revisionRoutes()
 	a.peerRoutes()
 	a.networkRoutes()
+	a.explainRoutes()
 	a.vaultRoutes()
 	a.eventRoutes()
+	a.docRoutes()
 }

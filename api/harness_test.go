@@ -118,6 +118,18 @@ func newRig(t *testing.T) *rig {
 			}
 			return nil
 		},
+		Explain: func(_ *cell.State, _ cell.Facts, q api.ExplainQuery) (api.Explanation, error) {
+			if q.From == "nobody" {
+				return api.Explanation{}, &cell.InvalidError{Fields: []cell.FieldError{{Pointer: "/from", Message: "there is no peer or service"}}}
+			}
+			return api.Explanation{Verdict: "dropped", Reason: q.From + " to " + q.To, Names: []api.ExplainStep{}, Paths: []api.ExplainPath{}}, nil
+		},
+		Policy: func(s *cell.State, _ cell.Facts) (out []api.PolicyResult, _ error) {
+			for _, text := range s.Network.Policy {
+				out = append(out, api.PolicyResult{Assertion: text, Result: "holds"})
+			}
+			return out, nil
+		},
 		NetworkTest: func(context.Context) []api.Check { return nil },
 		UI:          fstest.MapFS{"index.html": {Data: []byte("<!doctype html><title>app</title>")}, "assets/app-1234.js": {Data: []byte("1")}},
 	})

@@ -192,6 +192,29 @@ func (t *TLS) Signing() *Authority {
 	return nil
 }
 
+// Covers reports whether a's name constraints permit every domain: a permitted
+// name covers all that end in it (RFC 5280 §4.2.1.10).
+func (a *Authority) Covers(domains []string) bool {
+	for _, d := range domains {
+		if !slices.ContainsFunc(a.Domains, func(p string) bool { return d == p || strings.HasSuffix(d, "."+p) }) {
+			return false
+		}
+	}
+	return true
+}
+
+// SigningFor returns the authority that signs for the domains: of those that
+// are not retired the youngest that covers them all, else the youngest; nil
+// when there is none. After a rollback to an old domain the old one signs again.
+func (t *TLS) SigningFor(domains []string) *Authority {
+	for i := len(t.Authorities) - 1; i >= 0; i-- {
+		if a := &t.Authorities[i]; !a.Retired && a.Covers(domains) {
+			return a
+		}
+	}
+	return t.Signing()
+}
+
 func (t *TLS) validate(v *validation) {
 	ids := v.unique("id")
 	for i := range t.Authorities {

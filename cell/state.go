@@ -59,6 +59,7 @@ func (s *State) Normalize() {
 	s.Services = orEmpty(s.Services)
 	s.Network.LAN = orEmpty(s.Network.LAN)
 	s.Network.Forwards = orEmpty(s.Network.Forwards)
+	s.Network.Policy = orEmpty(s.Network.Policy)
 	s.DNS.Forwarders = orEmpty(s.DNS.Forwarders)
 	s.DNS.Records = orEmpty(s.DNS.Records)
 	s.TLS.Authorities = orEmpty(s.TLS.Authorities)

@@ -49,6 +49,8 @@ type Result struct {
 	Table uint32 `json:"table"`
 	Out   string `json:"out"` // interface it leaves by
 	NAT   string `json:"nat"` // translation on the way, in words
+	// Dst is where it ends up, after a port forward or redirection.
+	Dst netip.AddrPort `json:"dst"`
 	// Pointer is the line of the state that decided (RFC 6901), "" when none did.
 	Pointer string `json:"pointer"`
 	Reason  string `json:"reason"` // for a person
@@ -62,16 +64,24 @@ const tableLocal = 255
 // Trace says what the kernel does with a packet under this policy, without a
 // kernel: it walks the same chains, rules and routes that Apply writes.
 func (p Policy) Trace(pk Packet) Result {
-	t := &tracer{p: &p, pk: pk, mark: pk.Mark, src: pk.Src.Unmap(), dst: pk.Dst.Unmap(), dport: pk.DstPort}
+	r, _ := p.walk(pk, false)
+	return r
+}
+
+func (p *Policy) walk(pk Packet, record bool) (Result, []Step) {
+	t := &tracer{p: p, pk: pk, record: record, mark: pk.Mark, src: pk.Src.Unmap(), dst: pk.Dst.Unmap(), dport: pk.DstPort}
 	t.family = 4
 	if t.dst.Is6() {
 		t.family = 6
 	}
 	r := t.run()
 	r.Mark, r.Table, r.Out, r.NAT = t.mark, t.table, t.out, t.nat
-	r.Pointer = cmp.Or(r.Pointer, t.markLine)
+	r.Dst = netip.AddrPortFrom(t.dst, t.dport)
+	if t.table != tableLocal && t.table != cell.TableCell { // the mark chose the table
+		r.Pointer = cmp.Or(r.Pointer, t.markLine)
+	}
 	r.Reason = cmp.Or(r.Reason, reason(r.Rule))
-	return r
+	return r, t.steps
 }
 
 // reason puts a rule's comment into words by the packet table.
@@ -98,6 +108,8 @@ type tracer struct {
 	nat      string
 	dnat     bool
 	relayed  bool
+	record   bool
+	steps    []Step
 }
 
 // end is how a chain ended; a zero end goes on.
@@ -110,6 +122,7 @@ type end struct {
 }
 
 func (t *tracer) run() Result {
+	t.ingress()
 	if t.pk.In != "" {
 		if e := t.hook("prerouting"); e.stops() {
 			return e.result()
@@ -117,8 +130,11 @@ func (t *tracer) run() Result {
 	}
 	way, pointer := t.route()
 	if way != Accepted {
-		return Result{Outcome: way, Chain: "policy rules", Rule: fmt.Sprintf("table %d", t.table), Pointer: pointer,
-			Reason: fmt.Sprintf("mark 0x%02x has no way to %s", t.mark, t.dst)}
+		why := fmt.Sprintf("mark 0x%02x has no way to %s", t.mark, t.dst)
+		if t.table == cell.TableCell {
+			why = fmt.Sprintf("the interface that leads to %s is not there", t.dst)
+		}
+		return Result{Outcome: way, Chain: "policy rules", Rule: fmt.Sprintf("table %d", t.table), Pointer: pointer, Reason: why}
 	}
 	at := "forward"
 	switch {
@@ -188,8 +204,10 @@ func (t *tracer) hook(at string) end {
 			}
 		}
 		if e.stops() {
+			t.stopped(e)
 			return e
 		}
+		t.passed(b.chain, e)
 		if b.chain.Hook.Type == "filter" && (out.chain == "" || b.table == &t.p.Main) {
 			out = e
 		}
@@ -218,9 +236,11 @@ func (t *tracer) chain(tb *Table, c *Chain) (e end, ended bool) {
 		case Relay:
 			t.relayed = true
 			t.nat = fmt.Sprintf("to the relay on port %d", r.Do.Port)
+			t.step("nat", e.pointer, "handed to the exit's relay on port %d", r.Do.Port)
 			return e, true
 		case Masquerade:
 			t.nat = join(t.nat, "masqueraded on "+t.out)
+			t.step("nat", "", "its source becomes the cell's address on %s (masquerade)", t.out)
 			return e, true
 		case SetMark:
 			t.mark = r.Do.Mark
@@ -232,9 +252,11 @@ func (t *tracer) chain(tb *Table, c *Chain) (e end, ended bool) {
 			switch r.Do.Kind {
 			case MapMark:
 				t.mark, t.markLine = el.Data[0].Num, el.Pointer
+				t.step("mark", el.Pointer, "its source %s has the mark 0x%02x", t.src, t.mark)
 			case DNAT:
 				t.dst, t.dport, t.dnat = el.Data[0].Addr, uint16(el.Data[1].Num), true
 				t.nat = fmt.Sprintf("to %s", netip.AddrPortFrom(t.dst, t.dport))
+				t.step("nat", el.Pointer, "its destination becomes %s (%s)", netip.AddrPortFrom(t.dst, t.dport), r.Comment)
 				return e, true
 			case Verdict:
 				next = el.Chain
@@ -416,6 +438,7 @@ func (t *tracer) find(s *Set, fs []Field) *Element {
 // rules in order, then main. It sets out ("" is here) and table.
 func (t *tracer) route() (Outcome, string) {
 	if t.table = tableLocal; t.local(t.dst) {
+		t.step("table", "", "table local: %s is an address of the cell", t.dst)
 		return Accepted, ""
 	}
 	for _, r := range t.p.Rules {
@@ -424,14 +447,17 @@ func (t *tracer) route() (Outcome, string) {
 		}
 		t.table = r.Table
 		if r.Action == Prohibit {
+			t.step("table", "", "policy rule %d: nothing is left for the mark 0x%02x", r.Priority, t.mark)
 			return ProhibitedWay, ""
 		}
 		if way := t.lookup(r.Table); way != "" {
+			t.way(way, fmt.Sprintf("policy rule %d: ", r.Priority))
 			return way, ""
 		}
 	}
 	t.table = tableMain
 	if way := t.lookup(tableMain); way != "" {
+		t.way(way, "")
 		return way, ""
 	}
 	return NoRoute, ""

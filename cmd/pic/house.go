@@ -46,9 +46,12 @@ type house struct {
 	dns     *dns.Server
 	certs   *certs.Controller
 	ntp     *ntp.Server
+	nightly *nightly
 	started time.Time
 	audit   *datastore.Audit
 	tasks   []lifecycle.Task
+	// initProblem is why PIC_INIT_FILE was not used; nil: it was, or is not set.
+	initProblem atomic.Pointer[cell.Notice]
 }
 
 // build makes every room and hands each what it needs of the others. Nothing
@@ -64,6 +67,7 @@ func build(log *slog.Logger, f *serveFlags, host cell.Host) (_ *house, err error
 			err = errors.Join(err, store.Close())
 		}
 	}()
+	h.nightly = newNightly(log, h.policyNow)
 	if h.audit, err = datastore.OpenAudit(store); err != nil {
 		return nil, err
 	}
@@ -84,7 +88,7 @@ func build(log *slog.Logger, f *serveFlags, host cell.Host) (_ *house, err error
 	})
 	h.engine, err = reconcile.New(&reconcile.Config{
 		Store: store, Log: log, Now: time.Now, Facts: readMachine(host),
-		Notices: []func() []cell.Notice{h.identityNotices},
+		Notices: []func() []cell.Notice{h.notices, h.identityNotices},
 		Stages: []reconcile.Stage{
 			reconcile.Required(reconcile.WithNotices(reconcile.NewStage("firewall", firewall.Compile, fw.Apply), fw.Notices)),
 			reconcile.WithNotices(reconcile.NewStage("tunnel", tunnel.Compile, tolerantAtFirst(h.tunnel.Apply)), h.tunnel.Notices),
@@ -92,6 +96,7 @@ func build(log *slog.Logger, f *serveFlags, host cell.Host) (_ *house, err error
 			reconcile.WithNotices(reconcile.NewStage("ntp", ntp.Compile, tolerant(h.ntp.Apply)), h.ntp.Notices),
 			reconcile.WithNotices(reconcile.NewStage("proxy", proxy.Compile, tolerant(h.applyProxy)), h.proxy.Notices),
 			reconcile.Background(reconcile.WithNotices(reconcile.NewStage("certs", certs.Compile, h.certs.Apply), h.certs.Notices)),
+			reconcile.Background(reconcile.WithNotices(reconcile.NewStage("policy", compilePolicy, applyPolicy), h.nightly.notices)),
 		},
 	})
 	if err != nil {
@@ -109,7 +114,7 @@ func build(log *slog.Logger, f *serveFlags, host cell.Host) (_ *house, err error
 	look := func() { h.learner.look(); h.engine.Trigger("the kernel changed") }
 	h.tasks = []lifecycle.Task{
 		h.dns, h.ntp, h.proxy, h.certs, h.code, sessions, backoff, tokens, h.watchRevisions(), lifecycle.Func("api", h.serveTokens),
-		fw.Watch(look), h.tunnel.Watch(look), h.learner.task(),
+		fw.Watch(look), h.tunnel.Watch(look), h.learner.task(), h.nightly.task(h.engine.Changes),
 		lifecycle.Func("socket", h.serveSocket), lifecycle.Func("debug", h.serveDebug), watchdog(h.selfCheck),
 	}
 	return h, nil
@@ -128,7 +133,7 @@ func (h *house) buildAPI(tokens *auth.Tokens) (*auth.Sessions, *auth.Backoff) {
 		Tunnel: h.tunnelStatus, GenerateKey: tunnel.GenerateKey, GeneratePSK: tunnel.GeneratePSK,
 		ClientConfig: tunnel.ClientConfig, FileName: tunnel.FileName,
 		NewAuthority: certs.NewAuthority, Trust: trust, Certificates: h.certificates, Fingerprint: h.certs.EphemeralFingerprint,
-		Clock: h.clock, DNS: h.dnsStatus, DNSRecords: dnsRecords, Export: exports(), Reachable: h.reachable,
+		Clock: h.clock, DNS: h.dnsStatus, DNSRecords: dnsRecords, Export: exports(), Reachable: h.reachable, Explain: explain, Policy: policyResults,
 		NetworkTest: func(ctx context.Context) []api.Check { return uplinkChecks(ctx, h.engine.Facts()) },
 		UI:          ui.Files(),
 	})
@@ -148,7 +153,10 @@ func (h *house) run(ctx context.Context, out io.Writer, ready string) error {
 			h.showAlarm(ctx)
 		}
 		if err := h.initFile(ctx); err != nil {
-			return err
+			// The cell stays unclaimed and can be claimed by hand: a mistake in
+			// the file must not keep the machine from coming up.
+			h.log.Error("init file not used", "error", err)
+			h.initProblem.Store(&cell.Notice{Code: "init_file", Subject: "setup", Severity: cell.Alarm, Text: err.Error() + ": mend the file and restart, or claim the cell in the browser"})
 		}
 		if s, _ := h.engine.Running(); s != nil && s.Claimed() {
 			h.code.Retire()
@@ -284,6 +292,13 @@ func serveHTTP(ctx context.Context, l net.Listener, srv *http.Server) error {
 		_ = srv.Close()
 	}
 	<-failed
+	return nil
+}
+
+func (h *house) notices() []cell.Notice {
+	if n := h.initProblem.Load(); n != nil {
+		return []cell.Notice{*n}
+	}
 	return nil
 }
 

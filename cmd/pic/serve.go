@@ -27,7 +27,6 @@ type serveFlags struct {
 	ntpPort        uint
 	debug          string
 	logLevel       string
-	dockerSock     string
 	adopt          uint64
 	api            apiFlag
 }
@@ -52,7 +51,6 @@ func serveFlagSet(fs *flag.FlagSet, inv *invocation) {
 	fs.Var(&f.api, "api", "loopback address of the API for tokens, without TLS; "+apiDefault+" when none is given; off by default")
 	fs.StringVar(&f.debug, "debug", "", "loopback address for pprof and /debug/{state,plans,conditions}; off by default")
 	fs.StringVar(&f.logLevel, "log-level", "info", "debug, info, warn or error")
-	fs.StringVar(&f.dockerSock, "docker-sock", "/var/run/docker.sock", "the Docker engine's socket")
 }
 
 // host turns the flags into the facts plans depend on.

@@ -33,6 +33,8 @@ type options struct {
 	role          string
 	passwordStdin bool
 	data          string
+	protocol      string
+	port          uint
 	flush         bool
 	serve         serveFlags
 	scopes        scopeList
