@@ -87,7 +87,7 @@ func build(log *slog.Logger, f *serveFlags, host cell.Host) (_ *house, err error
 		TLS: h.certs.TLSConfig(), HTTPAddr: f.http, HTTPSAddr: f.https, Log: log,
 	})
 	h.engine, err = reconcile.New(&reconcile.Config{
-		Store: store, Log: log, Now: time.Now, Facts: readMachine(host),
+		Store: store, Log: log, Now: time.Now, Facts: readMachine(host), Resync: resync(f.resync),
 		Notices: []func() []cell.Notice{h.notices, h.identityNotices},
 		Stages: []reconcile.Stage{
 			reconcile.Required(reconcile.WithNotices(reconcile.NewStage("firewall", firewall.Compile, fw.Apply), fw.Notices)),
