@@ -19,11 +19,6 @@ import (
 // packet info is asked for. That serves the purpose of SO_BINDTODEVICE without
 // its flaw: a socket bound to a device can't be made before the device is.
 
-// packetLink returns the name of the interface of a UDP packet, "" if unknown.
-func packetLink(raw syscall.RawConn, oob []byte) string {
-	return linkName(raw, infoIndex(oob))
-}
-
 // infoIndex finds the interface index in control messages; 0 is none.
 func infoIndex(oob []byte) uint32 {
 	for len(oob) >= unix.SizeofCmsghdr {

@@ -8,6 +8,7 @@ import (
 	"net"
 	"net/netip"
 	"runtime"
+	"strings"
 	"sync"
 	"sync/atomic"
 	"syscall"
@@ -25,14 +26,14 @@ const (
 	maxTCPSource  = 16   // of one source
 	maxTCPQueries = 4096 // on one connection
 	maxPipeline   = 64   // answers outstanding on one connection (RFC 7766 §6.2.1.1)
-	maxReaders    = 4    // goroutines reading one UDP socket
+	maxReaders    = 4    // UDP sockets of one address
 )
 
 // listener serves one address over UDP and TCP.
 type listener struct {
 	server *Server
 	addr   netip.AddrPort
-	udp    *net.UDPConn
+	udp    []*net.UDPConn
 	tcp    *net.TCPListener
 
 	mu      sync.Mutex
@@ -41,7 +42,7 @@ type listener struct {
 	sources map[netip.Addr]int
 }
 
-// open binds both sockets of an address, or none. IP_FREEBIND lets it bind
+// open binds the sockets of an address, or none. IP_FREEBIND lets it bind
 // before the tunnel link exists (ip(7)).
 func (s *Server) open(a netip.AddrPort) (*listener, error) {
 	v := "4"
@@ -49,18 +50,24 @@ func (s *Server) open(a netip.AddrPort) (*listener, error) {
 		v = "6"
 	}
 	lc := net.ListenConfig{Control: listenOptions}
-	p, err := lc.ListenPacket(s.base, "udp"+v, a.String())
-	if err != nil {
-		return nil, listenError("udp", a, err)
-	}
+	// TCP first: sockets that share a port don't notice another server of the
+	// same user that shares it too, this one does.
 	t, err := lc.Listen(s.base, "tcp"+v, a.String())
 	if err != nil {
-		_ = p.Close()
 		return nil, listenError("tcp", a, err)
 	}
-	l := &listener{server: s, addr: a, udp: p.(*net.UDPConn), tcp: t.(*net.TCPListener), conns: map[*net.TCPConn]netip.Addr{}, sources: map[netip.Addr]int{}}
+	l := &listener{server: s, addr: a, tcp: t.(*net.TCPListener), conns: map[*net.TCPConn]netip.Addr{}, sources: map[netip.Addr]int{}}
+	// One socket for each core: readers of one socket wait for each other.
 	for range min(runtime.GOMAXPROCS(0), maxReaders) {
-		s.guarded("dns udp "+a.String(), l.serveUDP)
+		p, err := lc.ListenPacket(s.base, "udp"+v, a.String())
+		if err != nil {
+			l.close()
+			return nil, listenError("udp", a, err)
+		}
+		l.udp = append(l.udp, p.(*net.UDPConn))
+	}
+	for _, c := range l.udp {
+		s.guarded("dns udp "+a.String(), func(ctx context.Context) error { return l.serveUDP(ctx, c) })
 	}
 	s.guarded("dns tcp "+a.String(), l.serveTCP)
 	return l, nil
@@ -91,6 +98,11 @@ func setListenOptions(fd int, network string) error {
 	if err := unix.SetsockoptInt(fd, level, freebind, 1); err != nil {
 		return err
 	}
+	if strings.HasPrefix(network, "udp") {
+		if err := unix.SetsockoptInt(fd, unix.SOL_SOCKET, unix.SO_REUSEPORT, 1); err != nil {
+			return err
+		}
+	}
 	return unix.SetsockoptInt(fd, level, info, 1)
 }
 
@@ -98,7 +110,9 @@ func (l *listener) close() {
 	l.mu.Lock()
 	defer l.mu.Unlock()
 	l.closed = true
-	_ = l.udp.Close()
+	for _, c := range l.udp {
+		_ = c.Close()
+	}
 	_ = l.tcp.Close()
 	for c := range l.conns {
 		_ = c.Close()
@@ -107,31 +121,54 @@ func (l *listener) close() {
 
 // serveUDP answers in the reading goroutine what needs no forwarder, so a
 // flood waits in the socket's buffer and nowhere else.
-func (l *listener) serveUDP(ctx context.Context) error {
-	raw, err := l.udp.SyscallConn()
+func (l *listener) serveUDP(ctx context.Context, c *net.UDPConn) error {
+	raw, err := c.SyscallConn()
 	if err != nil {
 		return nil // closed before it began
 	}
-	buf, oob := make([]byte, maxQuery), make([]byte, 128)
+	b := newBatch()
 	for {
-		n, on, flags, src, err := l.udp.ReadMsgUDPAddrPort(buf, oob)
+		n, err := b.receive(raw)
 		if err != nil {
 			if errors.Is(err, net.ErrClosed) || ctx.Err() != nil {
 				return nil
 			}
 			continue // an ICMP error of an earlier answer
 		}
-		if flags&unix.MSG_TRUNC != 0 || src.Port() == 0 {
-			l.server.counters.dropped.Add(1)
-			continue
+		for i := 0; i < n; i++ { // after a panic, from the message behind its cause
+			l.protect(func() {
+				for ; i < n; i++ {
+					l.answer(c, raw, b, i)
+				}
+			})
 		}
-		l.protect(func() {
-			from := origin{src: src.Addr().Unmap().WithZone(""), link: packetLink(raw, oob[:on])}
-			later := l.server.respond(buf[:n], from, func(b []byte) { _, _, _ = l.udp.WriteMsgUDPAddrPort(b, nil, src) })
-			if later != nil {
-				l.server.work.Go(func() { l.protect(later) })
-			}
-		})
+		b.send(raw)
+	}
+}
+
+// answer answers message i of a batch.
+func (l *listener) answer(c *net.UDPConn, raw syscall.RawConn, b *batch, i int) {
+	query, src, ok := b.query(i)
+	if !ok {
+		l.server.counters.dropped.Add(1)
+		return
+	}
+	from := origin{src: src.Addr().Unmap().WithZone(""), link: b.ingress(raw, i)}
+	if out := l.server.quick(query, from, b.buffer()); out != nil {
+		b.reply(i, out)
+		return
+	}
+	now := true
+	later := l.server.respond(query, from, func(out []byte) {
+		if now {
+			b.reply(i, out)
+			return
+		}
+		_, _ = c.WriteToUDPAddrPort(out, src)
+	})
+	now = false
+	if later != nil {
+		l.server.work.Go(func() { l.protect(later) })
 	}
 }
 

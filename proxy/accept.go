@@ -101,6 +101,14 @@ type counted struct {
 	release func()
 }
 
+// Write gives up on a client that does not read.
+func (c *counted) Write(p []byte) (int, error) {
+	if err := c.SetWriteDeadline(time.Now().Add(writeStall)); err != nil {
+		return 0, err
+	}
+	return c.Conn.Write(p)
+}
+
 func (c *counted) Close() error {
 	c.once.Do(c.release)
 	return c.Conn.Close()

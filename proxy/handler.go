@@ -50,9 +50,16 @@ func (s *Server) serveHTTPS(w http.ResponseWriter, r *http.Request) {
 	case r.TLS != nil && !to.sameServerName(r.TLS.ServerName):
 		misdirected(w, "The host name of the request is not the one of the TLS connection.")
 		return
-	case r.Method == http.MethodConnect || r.Method == http.MethodTrace:
+	case malformed(r, to):
+		problem(w, http.StatusBadRequest, "bad_request", "This request contradicts itself.")
+		return
+	// Methods have a case (RFC 9110 §9.1), but not every service knows.
+	case strings.EqualFold(r.Method, http.MethodConnect) || strings.EqualFold(r.Method, http.MethodTrace):
 		problem(w, http.StatusMethodNotAllowed, "method_not_allowed", "This method is not supported.")
 		return
+	}
+	if lastOfItsConnection(r) {
+		w.Header().Set("Connection", "close")
 	}
 	service, v := t.resolve(to, src, local)
 	switch {
@@ -67,6 +74,34 @@ func (s *Server) serveHTTPS(w http.ResponseWriter, r *http.Request) {
 	}
 }
 
+// malformed reports what net/http lets pass although RFC 9113 calls it
+// malformed: another Host than the authority (§8.3.1), several lengths (§8.1.1),
+// and a path that is none (§8.3.1). In HTTP/1.1 net/http has seen to these, but
+// for an asterisk with a method other than OPTIONS (RFC 9112 §3.2.4).
+func malformed(r *http.Request, to target) bool {
+	if r.RequestURI == "*" {
+		return true
+	}
+	if r.ProtoMajor != 2 {
+		return false
+	}
+	for _, h := range r.Header["Host"] {
+		if t, ok := parseHost(h); !ok || t != to {
+			return true
+		}
+	}
+	return len(r.Header["Content-Length"]) > 1 || !strings.HasPrefix(r.RequestURI, "/")
+}
+
+// lastOfItsConnection reports whether the framing of a request may have been
+// ambiguous. RFC 9112 §6.1 wants the connection closed after a request with a
+// length and a coding, or with a coding in HTTP/1.0. net/http removes the loser
+// of the two unseen, so every request that could have been one counts: none
+// that a browser sends.
+func lastOfItsConnection(r *http.Request) bool {
+	return r.ProtoMajor == 1 && (r.ProtoMinor == 0 || len(r.TransferEncoding) > 0)
+}
+
 // pass hands a request to the upstream of a service.
 func (s *Server) pass(w http.ResponseWriter, r *http.Request, t *table, v *service, to target, src netip.Addr) {
 	p := passage{host: to.host(), src: src.String(), name: v.title()}
@@ -77,6 +112,7 @@ func (s *Server) pass(w http.ResponseWriter, r *http.Request, t *table, v *servi
 		p.peer = peer
 	}
 	onlyWebSocket(r)
+	p.body = paced(w, r)
 	v.up.proxy.ServeHTTP(w, r.WithContext(context.WithValue(r.Context(), passageKey{}, p)))
 }
 

@@ -385,8 +385,10 @@ func serveHelper(args []string) error {
 // helperT lets household run outside a test.
 type helperT struct{ testing.TB }
 
-func (*helperT) Helper()           {}
-func (*helperT) Fatal(args ...any) { fmt.Fprintln(os.Stderr, args...); os.Exit(1) }
+func (*helperT) Helper()                  {}
+func (*helperT) TempDir() string          { d, _ := os.MkdirTemp("", "certs"); return d }
+func (*helperT) Context() context.Context { return context.Background() }
+func (*helperT) Fatal(args ...any)        { fmt.Fprintln(os.Stderr, args...); os.Exit(1) }
 
 // The filter on real sockets: one box with one interface that is LAN and
 // uplink, and a neighbour with addresses of every kind.

@@ -29,7 +29,7 @@ import (
 )
 
 func TestMain(m *testing.M) {
-	netnstest.Main(m, netnstest.Helpers{"serve": serveHelper})
+	netnstest.Main(m, netnstest.Helpers{"serve": serveHelper, "loopback": loopbackHelper})
 }
 
 var (

@@ -18,7 +18,6 @@ import (
 const (
 	dialTimeout     = 5 * time.Second
 	headerTimeout   = 5 * time.Minute // long polls answer late
-	idlePerUpstream = 32
 	connsPerHost    = 512
 	maxAnswerHeader = 256 << 10
 	retryAfter      = "10" // seconds
@@ -39,6 +38,7 @@ type passage struct {
 	peer string // "" unless the tunnel proves it and the service may know it
 	src  string
 	name string // of the service, for people
+	body *slowBody
 }
 
 type passageKey struct{}
@@ -55,7 +55,7 @@ func newUpstream(raw string, dial func(context.Context, string, string) (net.Con
 		DialContext:            dial,
 		Protocols:              &protocols,
 		DisableCompression:     true,
-		MaxIdleConnsPerHost:    idlePerUpstream,
+		MaxIdleConnsPerHost:    connsPerHost, // fewer, and a burst dials for each request
 		MaxConnsPerHost:        connsPerHost,
 		IdleConnTimeout:        90 * time.Second,
 		TLSHandshakeTimeout:    10 * time.Second,
@@ -66,7 +66,7 @@ func newUpstream(raw string, dial func(context.Context, string, string) (net.Con
 	u.proxy = &httputil.ReverseProxy{
 		Rewrite:        u.rewrite,
 		Transport:      u.transport,
-		FlushInterval:  -1, // event streams
+		FlushInterval:  0, // httputil flushes event streams and answers of unknown length at once
 		BufferPool:     buffers{},
 		ErrorLog:       slog.NewLogLogger(log.Handler(), slog.LevelDebug),
 		ModifyResponse: cleanAnswer,
@@ -105,7 +105,7 @@ func (u *upstream) rewrite(r *httputil.ProxyRequest) {
 // both spellings go.
 func cleanRequest(h http.Header) {
 	for key := range h {
-		if claimsIdentity(key) {
+		if claimsIdentity(key) || claimsFraming(key) {
 			delete(h, key)
 		}
 	}
@@ -139,6 +139,20 @@ func claimsIdentity(key string) bool {
 	case "forwarded", "x-forwarded", "x-real-ip", "x-client-ip", "x-cluster-client-ip", "true-client-ip", "cf-connecting-ip",
 		"fastly-client-ip", "x-original-url", "x-rewrite-url", "x-original-host", "x-host", "x-webauth-user", "x-user",
 		"proxy", "proxy-connection", "http2-settings":
+		return true
+	}
+	return false
+}
+
+// claimsFraming reports whether a field would say how long the request is, or
+// whose hop it belongs to, to a server that reads an underscore like a hyphen.
+// The same fields with hyphens are net/http's to read and to write.
+func claimsFraming(key string) bool {
+	if !strings.Contains(key, "_") {
+		return false
+	}
+	switch strings.ToLower(strings.ReplaceAll(key, "_", "-")) {
+	case "content-length", "transfer-encoding", "keep-alive", "proxy-authorization", "proxy-authenticate", "proxy-connection":
 		return true
 	}
 	return false
@@ -179,13 +193,17 @@ var errProtocol = errors.New("the service switched to a protocol that was not as
 
 // answerError tells the client why its service did not answer.
 func answerError(w http.ResponseWriter, r *http.Request, err error) {
-	if r.Context().Err() != nil {
+	p, _ := r.Context().Value(passageKey{}).(passage)
+	slow := p.body.late()
+	if r.Context().Err() != nil && !slow {
 		panic(http.ErrAbortHandler) // the client is gone, or was cut off: nobody reads an answer
 	}
-	p, _ := r.Context().Value(passageKey{}).(passage)
 	var timeout net.Error
 	var op *net.OpError
 	switch {
+	case slow:
+		w.Header().Set("Connection", "close")
+		problem(w, http.StatusRequestTimeout, "request_timeout", "The request came too slowly.")
 	case errors.As(err, &op) && op.Op == "dial":
 		unavailable(w, r, p.name)
 	case errors.As(err, &timeout) && timeout.Timeout():

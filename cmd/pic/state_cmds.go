@@ -33,8 +33,13 @@ type options struct {
 	role          string
 	passwordStdin bool
 	data          string
+	protocol      string
+	port          uint
 	flush         bool
 	serve         serveFlags
+	scopes        scopeList
+	days          int
+	stateDir      string
 }
 
 func writeFlags(fs *flag.FlagSet, inv *invocation) {
