@@ -25,7 +25,7 @@ func TestLockOutsUndoThemselves(t *testing.T) {
 		t.Helper()
 		st := h.status()
 		return fmt.Sprintf("revision %d pending %v domain %s port %d web %s name %s\n%s%s", st.Revision, st.Pending != nil, st.Cell.Domain, st.WireGuard.ListenPort,
-			h.web("/api/auth/me"), st.Cell.Name,
+			h.stranger("/api/auth/me"), st.Cell.Name,
 			h.ns.Exec("nft", "-s", "list", "map", "inet", "pic", "mark4"), h.ns.Exec("ss", "-Hlnu"))
 	}
 	want := world()
