@@ -19,7 +19,7 @@ VM        := $(CURDIR)/bin/vmtest -m 768 -t 8m -x ip -x nft -x wg -x ping -x nse
 
 .DEFAULT_GOAL := build
 .PHONY: build ui pic run start stop restart flush logs claim-info test check fmt cover fuzz-smoke \
-	lab dev vmtest screenshots kill-tests torture setup clean help
+	lab dev vmtest screenshots kill-tests torture bench setup clean help
 
 build: ui pic ## UI and binary: bin/pic
 
@@ -46,7 +46,7 @@ ui/dist/index.html: ui/node_modules/.package-lock.json ui/src/api/schema.d.ts $(
 pic: # go decides what is out of date
 	$(GO_BUILD) -ldflags "$(LDFLAGS)" -o bin/pic ./cmd/pic
 
-setup-run setup-test: setup-%:
+setup-run setup-test setup-bench: setup-%:
 	@rig/setup $*
 
 run: setup-run build ## start a cell here (state in ./var) and show how to claim it
@@ -107,6 +107,11 @@ kill-tests: ## the process killed at every arrow of a commit and at random times
 
 torture: ## the kill tests, N times
 	@$(MAKE) --no-print-directory kill-tests KILLS=$(N)
+
+bench: setup-bench ## figures against the bars and against Debian's peers (bench/README.md)
+	go test -tags "nomsgpack bench" -count=1 -timeout 30m ./bench/... -v
+	PIC_UPLOAD_GIB=10 go test -tags nomsgpack -count=1 -timeout 30m -v -run TestALargeTransferAddsNoMemory ./proxy
+	PIC_TESTSSL_FULL=1 go test -tags nomsgpack -count=1 -timeout 30m -v -run TestNothingThatTestsslRates ./proxy
 
 clean:
 	rm -rf bin .cache ui/dist/assets ui/dist/index.html ui/node_modules
