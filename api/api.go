@@ -66,6 +66,8 @@ type DNSStatus struct {
 	Queries   map[string]uint64 `json:"queries" doc:"by view and rcode"`
 	CacheSize int               `json:"cache_size"`
 	Panics    uint64            `json:"panics"`
+	Limited   uint64            `json:"limited" doc:"answers that told an unproven source of the internet to come over TCP"`
+	Quick     uint64            `json:"quick" doc:"answers that were kept in wire form"`
 }
 
 // DNSRecord is a record as an audience sees it.
@@ -102,10 +104,13 @@ type Config struct {
 	Version string
 	Engine  *reconcile.Engine
 
-	Passwords *auth.Passwords
-	Sessions  *auth.Sessions
-	Backoff   *auth.Backoff
-	SetupCode *auth.SetupCode
+	Passwords     *auth.Passwords
+	Sessions      *auth.Sessions
+	Backoff       *auth.Backoff
+	SetupCode     *auth.SetupCode
+	Tokens        *auth.Tokens
+	SecondFactors *auth.SecondFactors
+	Audit         Audit
 
 	NewRef func(kind string) cell.SecretRef
 	Secret func(cell.SecretRef) (cell.Secret, error)
@@ -132,6 +137,10 @@ type Config struct {
 	Export map[string]func(*cell.State, cell.Facts) (string, error)
 	// Reachable refuses a change under which the flow would be dropped; may be nil.
 	Reachable func(Flow, *cell.State, map[string]reconcile.Plan) error
+	// Explain follows a flow; a question that can't be understood is a [*cell.InvalidError].
+	Explain func(*cell.State, cell.Facts, ExplainQuery) (Explanation, error)
+	// Policy evaluates the state's policy tests, in their order.
+	Policy func(*cell.State, cell.Facts) ([]PolicyResult, error)
 	// NetworkTest reports on the uplink; the error says what is wrong.
 	NetworkTest func(context.Context) []Check
 	// UI is the built web app, rooted at index.html; an empty tree serves a note.
@@ -150,14 +159,18 @@ type Check struct {
 
 // API serves the routes. Make one with [New].
 type API struct {
-	cfg    *Config
-	huma   huma.API
-	router *gin.Engine
-	rows   []row
-	web    http.Handler
-	socket http.Handler
-	drafts *auth.SetupSessions[Draft]
-	conns  connLog
+	cfg       *Config
+	huma      huma.API
+	router    *gin.Engine
+	rows      []row
+	web       http.Handler
+	socket    http.Handler
+	tokenOnly http.Handler
+	refusals  allowance
+	drafts    *auth.SetupSessions[Draft]
+	conns     connLog
+
+	auditing sync.Mutex // held while revisions are recorded
 
 	mu      sync.Mutex
 	pending map[cell.Revision]time.Time // when a confirmed commit had settled
@@ -188,6 +201,7 @@ func New(cfg *Config) *API {
 	})
 	a.web = a.webChain(g)
 	a.socket = a.socketChain(g)
+	a.tokenOnly = a.tokenChain(g)
 	return a
 }
 
@@ -217,11 +231,15 @@ func (a *API) OpenAPI() ([]byte, error) { return a.huma.OpenAPI().MarshalJSON() 
 func (a *API) routes() {
 	a.setupRoutes()
 	a.authRoutes()
+	a.tokenRoutes()
+	a.secondFactorRoutes()
+	a.auditRoutes()
 	a.statusRoutes()
 	a.configRoutes()
 	a.revisionRoutes()
 	a.peerRoutes()
 	a.networkRoutes()
+	a.explainRoutes()
 	a.vaultRoutes()
 	a.eventRoutes()
 	a.docRoutes()

@@ -403,6 +403,28 @@ func TestConfigPatch(t *testing.T) {
 	b.want(412, "PUT", "/api/config", m{"network": m{"tunnel": m{"mtu": 1400}}}, "If-Match", `"2"`)
 }
 
+func TestANewDomainGetsAnAuthorityAndARollbackTheOldOne(t *testing.T) {
+	r, b := claimedRig(t)
+	s, _ := r.engine.Running()
+	first := s.TLS.SigningFor(s.Identity.Domains()).ID
+	b.want(200, "PUT", "/api/config?dry_run=1", m{"identity": m{"name": "castle"}})
+	b.want(200, "PUT", "/api/config", m{"identity": m{"name": "castle"}})
+	s, _ = r.engine.Running()
+	a := s.TLS.SigningFor(s.Identity.Domains())
+	if len(s.TLS.Authorities) != 2 || a.ID == first || !a.Covers([]string{"castle.internal", "files.castle.internal"}) || a.Covers([]string{"home.internal"}) {
+		t.Fatalf("%d authorities, %s signs for %v", len(s.TLS.Authorities), a.ID, a.Domains)
+	}
+	if _, err := r.secret(a.IssuingKey); err != nil {
+		t.Fatal(err)
+	}
+	b.want(200, "PUT", "/api/config", m{"clock": m{"sources": []string{"192.0.2.5"}}}) // no third one
+	b.want(200, "POST", "/api/revisions/2/rollback", m{})
+	s, _ = r.engine.Running()
+	if got := s.TLS.SigningFor(s.Identity.Domains()).ID; got != first || len(s.TLS.Authorities) != 2 {
+		t.Fatalf("after the rollback %s signs, of %d", got, len(s.TLS.Authorities))
+	}
+}
+
 func TestSessionEndsAtOnceWhenItsUserGoes(t *testing.T) {
 	r, admin := claimedRig(t)
 	admin.want(201, "POST", "/api/auth/users", m{"name": "kid", "role": "peer", "password": peerPassword})

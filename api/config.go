@@ -10,6 +10,7 @@ import (
 	"net/http"
 	"slices"
 	"strings"
+	"time"
 
 	"github.com/personal-internet-cell/pic/auth"
 	"github.com/personal-internet-cell/pic/cell"
@@ -41,7 +42,11 @@ func (a *API) configRoutes() {
 		})
 	register(a, Route{Access: auth.AccessAdmin, Reauth: true, Operation: op("PUT", "/api/config", "put-config", "core", "Change the state by a JSON merge patch (RFC 7396)")},
 		func(ctx context.Context, in *patchIn) (*Out[ConfigDoc], error) {
-			r, err := a.commit(ctx, in.Write, change{message: "change " + patchSubject(in.Body), edit: mergeEdit(in.Body)})
+			edit, secrets, err := a.patchEdit(in.Body)
+			if err != nil {
+				return nil, err
+			}
+			r, err := a.commit(ctx, in.Write, change{message: "change " + patchSubject(in.Body), edit: edit, secrets: secrets})
 			if err != nil {
 				return nil, err
 			}
@@ -49,7 +54,11 @@ func (a *API) configRoutes() {
 		})
 	register(a, Route{Access: auth.AccessAdmin, Operation: op("POST", "/api/plan", "plan", "core", "What a merge patch would change, as text; nothing is changed")},
 		func(_ context.Context, in *planIn) (*Out[Preview], error) {
-			p, err := a.cfg.Engine.Preview(0, mergeEdit(in.Body))
+			edit, _, err := a.patchEdit(in.Body)
+			if err != nil {
+				return nil, err
+			}
+			p, err := a.cfg.Engine.Preview(0, edit)
 			if err != nil {
 				return nil, err
 			}
@@ -110,6 +119,37 @@ func mergeEdit(patch map[string]any) cell.Edit {
 		*s = *next
 		return nil
 	}
+}
+
+// patchEdit is the edit of a patch. A new domain that no authority covers gets
+// an authority of its own in the same commit, so that HTTPS goes on; the old
+// one stays for devices that trust it, until it is retired.
+func (a *API) patchEdit(patch map[string]any) (cell.Edit, map[cell.SecretRef]cell.Secret, error) {
+	merge := mergeEdit(patch)
+	running, _ := a.cfg.Engine.Running()
+	next := running.Clone()
+	if err := merge(next); err != nil {
+		return nil, nil, err
+	}
+	domains := next.Identity.Domains()
+	if s := next.TLS.SigningFor(domains); !next.Claimed() || (s != nil && s.Covers(domains)) || next.Validate() != nil {
+		return merge, nil, nil
+	}
+	authority, root, issuing, err := a.cfg.NewAuthority(domains, a.cfg.Now().UTC().Truncate(time.Second))
+	if err != nil {
+		return nil, nil, err
+	}
+	authority.RootKey, authority.IssuingKey = a.cfg.NewRef("ca-root"), a.cfg.NewRef("ca-issuing")
+	edit := func(s *cell.State) error {
+		if err := merge(s); err != nil {
+			return err
+		}
+		if authority.Covers(s.Identity.Domains()) {
+			s.TLS.Authorities = append(s.TLS.Authorities, authority)
+		}
+		return nil
+	}
+	return edit, map[cell.SecretRef]cell.Secret{authority.RootKey: root, authority.IssuingKey: issuing}, nil
 }
 
 // mergePatch is the function of RFC 7396 §2.

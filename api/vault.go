@@ -21,7 +21,7 @@ type caIn struct {
 
 func (a *API) ca(_ context.Context, in *caIn) (*textOut, error) {
 	s, _ := a.cfg.Engine.Running()
-	authority := s.TLS.Signing()
+	authority := s.TLS.SigningFor(s.Identity.Domains())
 	if in.ID != "" {
 		authority = nil
 		for i := range s.TLS.Authorities {

@@ -3,98 +3,215 @@ package cell
 import (
 	"fmt"
 	"slices"
+	"strings"
+	"time"
 )
 
 // Cut is one thing that stops working when a state replaces another: the
 // "what this cuts off" that a person reads before a destructive act.
 type Cut struct {
-	Kind    string `json:"kind"`    // peer, service, user, exit, link, name, forward
+	// Kind is peer, service, user, exit, link, name, forward, network,
+	// internet, authority or more.
+	Kind    string `json:"kind"`
 	Subject string `json:"subject"` // its name or id
 	Text    string `json:"text"`
 }
 
+// maxCuts bounds a list that a person is to read; the last entry, of kind
+// more, says how many there are beyond.
+const maxCuts = MaxPeers
+
 // Impact lists what to cuts off compared with from, in a stable order. Peers
-// that expire later are not cut off yet.
+// that expire later are not cut off yet; a time that comes nearer is said.
 func Impact(from, to *State) []Cut {
-	cuts := []Cut{}
-	add := func(kind, subject, format string, a ...any) {
-		cuts = append(cuts, Cut{kind, subject, fmt.Sprintf(format, a...)})
+	d := &impact{from: from, to: to, cuts: []Cut{}, peers: make(map[string]*Peer, len(to.Peers))}
+	for i := range to.Peers {
+		d.peers[to.Peers[i].Name] = &to.Peers[i]
 	}
-	if a, b := from.Identity.EffectiveDomain(), to.Identity.EffectiveDomain(); a != b {
-		add("name", a, "every address under %s stops resolving; the new domain is %s", a, b)
-	}
-	if from.Network.Tunnel.PublicKey != to.Network.Tunnel.PublicKey {
-		add("peer", GrantAll, "every peer needs a new configuration: the cell's key changes")
-	} else if from.Network.Tunnel.ListenPort != to.Network.Tunnel.ListenPort {
-		add("peer", GrantAll, "every peer needs a new configuration: the WireGuard port changes to %d", to.Network.Tunnel.ListenPort)
-	}
+	d.names()
+	d.network()
+	d.tunnel()
 	for i := range from.Peers {
-		cutPeer(add, from, to, &from.Peers[i])
+		d.peer(&from.Peers[i])
 	}
 	for i := range from.Services {
-		old := &from.Services[i]
-		if !old.Enabled {
-			continue
-		}
-		if now := to.Service(old.ID); now == nil || !now.Enabled {
-			add("service", old.ID, "%s.%s stops answering", old.Subdomain, from.Identity.EffectiveDomain())
-		}
+		d.service(&from.Services[i])
 	}
-	for i := range from.Exits {
-		if to.Exit(from.Exits[i].ID) == nil {
-			add("exit", from.Exits[i].ID, "the exit %s is gone", from.Exits[i].ID)
-		}
+	d.exits()
+	d.links()
+	d.people()
+	d.forwards()
+	if d.beyond > 0 {
+		d.cuts = append(d.cuts, Cut{"more", "", fmt.Sprintf("and %d more", d.beyond)})
 	}
-	for i := range from.Links {
-		name := from.Links[i].Name
-		if !slices.ContainsFunc(to.Links, func(l Link) bool { return l.Name == name }) {
-			add("link", name, "the linked cell %s is disconnected", name)
-		}
-	}
-	for i := range from.Users {
-		if to.User(from.Users[i].Name) == nil {
-			add("user", from.Users[i].Name, "%s can no longer log in", from.Users[i].Name)
-		}
-	}
-	for _, f := range from.Network.Forwards {
-		if f.Enabled && !slices.ContainsFunc(to.Network.Forwards, func(g Forward) bool {
-			return g.Enabled && g.Protocol == f.Protocol && g.Port == f.Port
-		}) {
-			add("forward", f.Name, "%d/%s is no longer forwarded", f.Port, f.Protocol)
-		}
-	}
-	return cuts
+	return d.cuts
 }
 
-func cutPeer(add func(kind, subject, format string, a ...any), from, to *State, old *Peer) {
-	now := to.Peer(old.Name)
+// impact compares two states.
+type impact struct {
+	from, to *State
+	cuts     []Cut
+	beyond   int
+	peers    map[string]*Peer // of to, by name
+}
+
+func (d *impact) add(kind, subject, format string, a ...any) {
+	if len(d.cuts) == maxCuts {
+		d.beyond++
+		return
+	}
+	d.cuts = append(d.cuts, Cut{kind, subject, fmt.Sprintf(format, a...)})
+}
+
+func (d *impact) tunnel() {
+	from, to := &d.from.Network.Tunnel, &d.to.Network.Tunnel
+	switch {
+	case from.PublicKey != to.PublicKey || from.PrivateKey != to.PrivateKey:
+		d.add("peer", GrantAll, "every peer needs a new configuration: the cell's key changes")
+	case from.ListenPort != to.ListenPort:
+		d.add("peer", GrantAll, "every peer needs a new configuration: the WireGuard port changes to %d", to.ListenPort)
+	}
+	if from.Gateway4() != to.Gateway4() || from.Gateway6() != to.Gateway6() {
+		d.add("peer", GrantAll, "every peer needs a new configuration: the cell's addresses in the tunnel change")
+	}
+	if to.MTU > from.MTU {
+		d.add("peer", GrantAll, "peers behind a narrow uplink may stall: packets in the tunnel grow to %d bytes", to.MTU)
+	}
+}
+
+func (d *impact) peer(old *Peer) {
+	now := d.peers[old.Name]
+	add := func(format string, a ...any) { d.add("peer", old.Name, old.Name+" "+format, a...) }
 	switch {
 	case now == nil:
-		add("peer", old.Name, "%s loses the tunnel: its key is no longer accepted", old.Name)
+		add("loses the tunnel: its key is no longer accepted")
 		return
-	case old.Enabled && !now.Enabled:
-		add("peer", old.Name, "%s loses the tunnel until it is enabled again", old.Name)
+	case !old.Enabled:
+		return // it has nothing to lose
+	case !now.Enabled:
+		add("loses the tunnel until it is enabled again")
 		return
 	case old.PublicKey != now.PublicKey || old.PresharedKey != now.PresharedKey:
-		add("peer", old.Name, "%s needs a new configuration: its keys change", old.Name)
+		add("needs a new configuration: its keys change")
 	case old.Address4 != now.Address4 || old.Address6 != now.Address6:
-		add("peer", old.Name, "%s needs a new configuration: its addresses change", old.Name)
+		add("needs a new configuration: its addresses change")
 	}
-	for i := range from.Services {
-		svc := &from.Services[i]
-		after := to.Service(svc.ID)
+	if now.Expires != nil && (old.Expires == nil || now.Expires.Before(*old.Expires)) {
+		add("is let in only until %s", now.Expires.UTC().Format(time.RFC3339))
+	}
+	if now.Destinations == SplitTunnel && old.Destinations != SplitTunnel {
+		add("reaches the internet past the cell when it next takes its configuration")
+	}
+	d.moved(add, old.Exit, now.Exit)
+	d.grants(add, old, now)
+}
+
+// grants compares what a peer may reach in the cell.
+func (d *impact) grants(add func(string, ...any), old, now *Peer) {
+	for i := range d.from.Services {
+		svc := &d.from.Services[i]
+		after := d.to.Service(svc.ID)
 		if svc.Enabled && after != nil && after.Enabled && old.Granted(svc) && !now.Granted(after) {
-			add("peer", old.Name, "%s can no longer reach %s", old.Name, svc.ID)
+			add("can no longer reach %s", svc.ID)
 		}
 	}
 	for _, other := range old.Peers {
-		if !slices.Contains(now.Peers, other) && to.Peer(other) != nil {
-			add("peer", old.Name, "%s can no longer reach the peer %s", old.Name, other)
+		if !slices.Contains(now.Peers, other) && d.peers[other] != nil {
+			add("can no longer reach the peer %s", other)
 		}
 	}
 	for _, lan := range old.LAN {
 		if !slices.Contains(now.LAN, lan) {
-			add("peer", old.Name, "%s can no longer reach the network %s", old.Name, lan)
+			add("can no longer reach the network %s", lan)
 		}
 	}
+}
+
+// moved says that connections end because their way out is another. An exit
+// that is gone or off is said once, with those it served.
+func (d *impact) moved(add func(string, ...any), old, now string) {
+	name := func(exit string) string {
+		if exit == "" {
+			return ExitDirect
+		}
+		return exit
+	}
+	if a, b := name(old), name(now); a != b {
+		add("leaves by %s instead of %s: its connections to the internet end", b, a)
+	}
+}
+
+func (d *impact) service(old *Service) {
+	if !old.Enabled {
+		return
+	}
+	add := func(format string, a ...any) { d.add("service", old.ID, format, a...) }
+	host := old.Subdomain + "." + d.from.Identity.EffectiveDomain()
+	now := d.to.Service(old.ID)
+	switch {
+	case now == nil || !now.Enabled:
+		add("%s stops answering", host)
+		return
+	case old.Upstream != "" && now.Upstream == "":
+		add("%s stops answering: nothing is behind it", host)
+	case old.Subdomain != now.Subdomain:
+		add("%s stops answering: the name becomes %s", host, now.Subdomain+"."+d.to.Identity.EffectiveDomain())
+	case old.Upstream != now.Upstream:
+		add("%s is answered by %s instead of %s", host, now.Upstream, old.Upstream)
+	}
+	if old.Bridge != now.Bridge || old.Prefix4 != now.Prefix4 || old.Prefix6 != now.Prefix6 {
+		add("connections of %s end: its network changes", old.ID)
+	}
+	for _, p := range old.Ports {
+		if !slices.Contains(now.Ports, p) {
+			add("%d/%s of %s closes", p.Port, p.Protocol, old.ID)
+		}
+	}
+	if opens := func(a Access) bool { return a == AccessLAN || a == AccessInternet }; opens(old.Access) && !opens(now.Access) {
+		add("the local networks can no longer reach %s", old.ID)
+	}
+	if old.Access == AccessInternet && now.Access != AccessInternet && d.from.Network.PublicWeb && d.to.Network.PublicWeb {
+		add("the internet can no longer reach %s", old.ID)
+	}
+	d.moved(func(format string, a ...any) { add(old.ID+" "+format, a...) }, old.Egress, now.Egress)
+}
+
+func (d *impact) exits() {
+	for i := range d.from.Exits {
+		old := &d.from.Exits[i]
+		now := d.to.Exit(old.ID)
+		switch {
+		case now == nil:
+			d.add("exit", old.ID, "the exit %s is gone%s", old.ID, d.by(old.ID))
+		case !old.Enabled:
+		case !now.Enabled:
+			d.add("exit", old.ID, "the exit %s is off%s", old.ID, d.by(old.ID))
+		case old.Mark() != now.Mark() || old.Address4 != now.Address4 || old.Address6 != now.Address6 || old.Link != now.Link || old.Credentials != now.Credentials:
+			d.add("exit", old.ID, "connections by the exit %s end: it is set up anew", old.ID)
+		}
+	}
+}
+
+// by names those who stay with an exit and lose the internet with it.
+func (d *impact) by(exit string) string {
+	var who []string
+	for i := range d.to.Peers {
+		if p := &d.to.Peers[i]; p.Exit == exit && p.Enabled {
+			who = append(who, p.Name)
+		}
+	}
+	for i := range d.to.Services {
+		if v := &d.to.Services[i]; v.Egress == exit && v.Enabled {
+			who = append(who, v.ID)
+		}
+	}
+	switch {
+	case len(who) == 0:
+		return ""
+	case len(who) > 10:
+		return fmt.Sprintf(": %s and %d more lose the internet", strings.Join(who[:10], ", "), len(who)-10)
+	case len(who) == 1:
+		return ": " + who[0] + " loses the internet"
+	}
+	return ": " + strings.Join(who, ", ") + " lose the internet"
 }

@@ -20,6 +20,9 @@ type Network struct {
 	PublicWeb bool `json:"public_web"`
 	// ServicesPrefix is where service bridges get their subnets from; default 172.20.0.0/16.
 	ServicesPrefix netip.Prefix `json:"services_prefix"`
+	// Policy are the policy tests, see [ParseAssertion]: a commit under which one
+	// does not hold is refused.
+	Policy []string `json:"policy"`
 }
 
 // Tunnel is the WireGuard device that peers join.
@@ -110,6 +113,7 @@ func (n *Network) validate(v *validation, s *State) {
 		})
 	}
 	n.validateForwards(v, s)
+	n.validatePolicy(v, s)
 	n.validateOverlaps(v, s)
 }
 

@@ -192,6 +192,29 @@ func (t *TLS) Signing() *Authority {
 	return nil
 }
 
+// Covers reports whether a's name constraints permit every domain: a permitted
+// name covers all that end in it (RFC 5280 §4.2.1.10).
+func (a *Authority) Covers(domains []string) bool {
+	for _, d := range domains {
+		if !slices.ContainsFunc(a.Domains, func(p string) bool { return d == p || strings.HasSuffix(d, "."+p) }) {
+			return false
+		}
+	}
+	return true
+}
+
+// SigningFor returns the authority that signs for the domains: of those that
+// are not retired the youngest that covers them all, else the youngest; nil
+// when there is none. After a rollback to an old domain the old one signs again.
+func (t *TLS) SigningFor(domains []string) *Authority {
+	for i := len(t.Authorities) - 1; i >= 0; i-- {
+		if a := &t.Authorities[i]; !a.Retired && a.Covers(domains) {
+			return a
+		}
+	}
+	return t.Signing()
+}
+
 func (t *TLS) validate(v *validation) {
 	ids := v.unique("id")
 	for i := range t.Authorities {
@@ -247,6 +270,10 @@ type User struct {
 	Role         Role      `json:"role"`
 	PasswordHash SecretRef `json:"password_hash"`
 	Created      time.Time `json:"created"`
+	// Tokens and SecondFactor go with the user: they are as monotonic in a
+	// rollback, and end when the user does.
+	Tokens       []Token       `json:"tokens,omitempty"`
+	SecondFactor *SecondFactor `json:"second_factor,omitempty"`
 }
 
 func (u *User) validate(v *validation) {
@@ -255,5 +282,12 @@ func (u *User) validate(v *validation) {
 	}
 	if u.PasswordHash == "" {
 		v.add("password_hash", "a user needs a password")
+	}
+	v.max("tokens", len(u.Tokens), MaxTokensPerUser)
+	for i := range u.Tokens {
+		v.in("tokens/"+strconv.Itoa(i), func() { u.Tokens[i].validate(v) })
+	}
+	if u.SecondFactor != nil {
+		v.in("second_factor", func() { u.SecondFactor.validate(v) })
 	}
 }

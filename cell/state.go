@@ -59,6 +59,7 @@ func (s *State) Normalize() {
 	s.Services = orEmpty(s.Services)
 	s.Network.LAN = orEmpty(s.Network.LAN)
 	s.Network.Forwards = orEmpty(s.Network.Forwards)
+	s.Network.Policy = orEmpty(s.Network.Policy)
 	s.DNS.Forwarders = orEmpty(s.DNS.Forwarders)
 	s.DNS.Records = orEmpty(s.DNS.Records)
 	s.TLS.Authorities = orEmpty(s.TLS.Authorities)
@@ -149,6 +150,9 @@ func (s *State) SecretRefs() []SecretRef {
 	add(s.DDNS.Token)
 	for i := range s.Users {
 		add(s.Users[i].PasswordHash)
+		if f := s.Users[i].SecondFactor; f != nil {
+			add(f.Secret)
+		}
 	}
 	for i := range s.Peers {
 		add(s.Peers[i].PresharedKey)

@@ -99,12 +99,6 @@ func NewAuthority(domains []string, now time.Time) (a cell.Authority, rootKey, i
 	}, rootKey, issuingKey, nil
 }
 
-// Covers reports whether an authority may sign every one of the domains. A
-// change of identity for which it is false needs a [NewAuthority].
-func Covers(a *cell.Authority, domains []string) bool {
-	return !slices.ContainsFunc(domains, func(d string) bool { return !permitted(d, a.Domains) })
-}
-
 // checkDomains refuses what would make a constraint wider than one cell: an
 // empty constraint permits every name there is.
 func checkDomains(domains []string) error {

@@ -340,7 +340,7 @@ func TestChangeOfDomainMakesTheNewAuthoritySign(t *testing.T) {
 	c := h.controller(t, t.TempDir())
 	apply(t, c, h.compile(t))
 	h.state.Identity = cell.Identity{Name: "home", Mode: cell.ModeOwn, Domain: "example.net"}
-	if certs.Covers(&h.state.TLS.Authorities[0], h.state.Identity.Domains()) {
+	if h.state.TLS.Authorities[0].Covers(h.state.Identity.Domains()) {
 		t.Fatal("the old authority must not cover the new domain")
 	}
 
@@ -350,7 +350,7 @@ func TestChangeOfDomainMakesTheNewAuthoritySign(t *testing.T) {
 		t.Fatalf("no notice in %v", n)
 	}
 	h.addAuthority(t, time.Now())
-	if !certs.Covers(&h.state.TLS.Authorities[1], h.state.Identity.Domains()) {
+	if !h.state.TLS.Authorities[1].Covers(h.state.Identity.Domains()) {
 		t.Fatal("the new authority must cover its domain")
 	}
 	if !apply(t, c, h.compile(t)) || apply(t, c, h.compile(t)) {

@@ -55,7 +55,7 @@ func Compile(s *cell.State, f cell.Facts) (Subjects, error) {
 	slices.Sort(names)
 	names = slices.Compact(names)
 
-	a := s.TLS.Signing()
+	a := s.TLS.SigningFor(s.Identity.Domains())
 	if a == nil {
 		out.Uncovered = names
 		return out, nil

@@ -2,6 +2,7 @@ package dns
 
 import (
 	"container/list"
+	"strings"
 	"sync"
 	"time"
 
@@ -28,6 +29,7 @@ type entry struct {
 	stored  time.Time
 	ttl     time.Duration
 	cost    int
+	wire    *wired    // nil: not an answer that is common
 	hits    int       // guarded by cache.mu
 	retryAt time.Time // guarded by cache.mu: no refresh before (RFC 8767 §5)
 }
@@ -110,6 +112,35 @@ func (c *cache) peek(k key, now time.Time) (reply, freshness) {
 	return r, f
 }
 
+// wired returns a fresh answer in wire form that fits q, and its age in
+// seconds. What peek would do more about than to return it, is left to peek.
+func (c *cache) wired(exit string, name []byte, qtype uint16, do, cd bool, now time.Time, q *plain) (*wired, uint32, bool) {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	el := c.entries[key{exit: exit, name: string(name), qtype: qtype, do: do, cd: cd}]
+	if el == nil {
+		return nil, 0, false
+	}
+	e := el.Value.(*entry)
+	age := now.Sub(e.stored)
+	w := e.wire
+	if w == nil || age >= e.ttl || (e.hits >= 2 && e.ttl >= 10*time.Second && age >= e.ttl*9/10) ||
+		(w.exact && !q.exact) || len(w.body)+q.end+11 > q.limit {
+		return nil, 0, false
+	}
+	c.hits++
+	e.hits++
+	c.lru.MoveToFront(el)
+	return w, uint32(max(age, 0) / time.Second), true
+}
+
+// plainName reports whether the short way reads such a name.
+func plainName(name string) bool {
+	return name != "." && !strings.ContainsFunc(name, func(r rune) bool {
+		return (r < 'a' || r > 'z') && (r < '0' || r > '9') && r != '-' && r != '_' && r != '.'
+	})
+}
+
 // aged counts TTLs down by the whole seconds that passed.
 func aged(rrs []mdns.RR, age time.Duration) []mdns.RR {
 	secs := uint32(max(age, 0) / time.Second)
@@ -143,6 +174,12 @@ func (c *cache) put(k key, r reply, ttl uint32, now time.Time) {
 		for _, rr := range rrs {
 			e.cost += recordCost + mdns.Len(rr)
 		}
+	}
+	if r.rcode == mdns.RcodeSuccess && len(k.name) < 255 && plainName(k.name) {
+		e.wire = newWired(k.name, k.qtype, r.answer, r.ns)
+	}
+	if e.wire != nil {
+		e.cost += len(e.wire.body) + 8*len(e.wire.ttls)
 	}
 	c.mu.Lock()
 	defer c.mu.Unlock()

@@ -45,6 +45,9 @@ func Compile(s *cell.State, f cell.Facts) (Views, error) {
 	for i := range s.Network.LAN {
 		c.lan(&s.Network.LAN[i])
 	}
+	for i := range s.Services {
+		c.bridge(&s.Services[i])
+	}
 	c.public()
 	c.forwarders()
 	slices.SortFunc(c.v.Listen, netip.AddrPort.Compare)
@@ -101,7 +104,7 @@ func (c *compiler) zones(view string, audience cell.View, addrs []netip.Addr, vi
 				rr = append(rr, addressRecords(svc.Subdomain+"."+apex, addrs, tag)...)
 			}
 		}
-		if i == 0 { // records are relative to the effective domain
+		if i == 0 && audience != audienceService { // records are relative to the effective domain
 			for j, r := range c.s.DNS.Records {
 				if seenBy(r.Views, audience) {
 					rr = append(rr, c.records[j])
@@ -121,7 +124,13 @@ func (c *compiler) zones(view string, audience cell.View, addrs []netip.Addr, vi
 func (c *compiler) peerNames(apex string) []Record {
 	rr := make([]Record, 0, 2*len(c.active))
 	for _, p := range c.active {
-		rr = append(rr, addressRecords(p.Name+"."+cell.PeersLabel+"."+apex, []netip.Addr{p.Address4, p.Address6}, "")...)
+		name := p.Name + "." + cell.PeersLabel + "." + apex
+		if p.Address4.IsValid() {
+			rr = append(rr, Record{name, defaultTTL, "A", p.Address4.String(), ""})
+		}
+		if p.Address6.IsValid() {
+			rr = append(rr, Record{name, defaultTTL, "AAAA", p.Address6.String(), ""})
+		}
 	}
 	return rr
 }
@@ -138,7 +147,10 @@ func activePeers(s *cell.State, f *cell.Facts) []*cell.Peer {
 			out = append(out, p)
 		}
 	}
-	slices.SortFunc(out, func(a, b *cell.Peer) int { return strings.Compare(a.Name, b.Name) })
+	byName := func(a, b *cell.Peer) int { return strings.Compare(a.Name, b.Name) }
+	if !slices.IsSortedFunc(out, byName) {
+		slices.SortFunc(out, byName)
+	}
 	return out
 }
 
@@ -175,24 +187,30 @@ func (c *compiler) add(view, apex string, rr []Record) {
 }
 
 // serial is a number for a zone's content. Nobody transfers the zone yet, so
-// it only has to differ when the content does (FNV-1a).
+// it only has to differ when the content does (FNV-1a, eight bytes a step: the
+// zones of thousands of peers are long).
 func serial(rr []Record) uint32 {
-	h := uint32(2166136261)
+	const prime = 1099511628211
+	h := uint64(14695981039346656037)
 	mix := func(s string) {
-		for i := range len(s) {
-			h = (h ^ uint32(s[i])) * 16777619
+		h = (h ^ uint64(len(s))) * prime
+		for ; len(s) >= 8; s = s[8:] {
+			h = (h ^ (uint64(s[0]) | uint64(s[1])<<8 | uint64(s[2])<<16 | uint64(s[3])<<24 | uint64(s[4])<<32 | uint64(s[5])<<40 | uint64(s[6])<<48 | uint64(s[7])<<56)) * prime
+			h ^= h >> 32 // the upper bits must count too
 		}
-		h = (h ^ 0xff) * 16777619
+		for i := range len(s) {
+			h = (h ^ uint64(s[i])) * prime
+		}
 	}
 	for i := range rr {
 		r := &rr[i]
-		h = (h ^ r.TTL) * 16777619
+		h = (h ^ uint64(r.TTL)) * prime
 		mix(r.Name)
 		mix(r.Type)
 		mix(r.Data)
 		mix(r.Service)
 	}
-	return h
+	return uint32(h ^ h>>32)
 }
 
 // sorted orders records by name, the apex first, and drops doubles.
@@ -245,10 +263,11 @@ func (c *compiler) reverse() {
 }
 
 func (c *compiler) reverseOf(prefix netip.Prefix, gateway netip.Addr, address func(*cell.Peer) netip.Addr) {
-	zones := map[string][]Record{}
+	apexes := reverseZones(prefix)
+	zones := make(map[string][]Record, len(apexes))
 	cut := 0 // labels of an owner name in front of its zone's apex
-	for _, z := range reverseZones(prefix) {
-		zones[z] = nil
+	for _, z := range apexes {
+		zones[z] = make([]Record, 0, (len(c.active)+1)/len(apexes))
 		cut = strings.Count(reverseName(gateway), ".") - strings.Count(z, ".")
 	}
 	add := func(a netip.Addr, name string) {
@@ -286,6 +305,36 @@ func (c *compiler) lan(l *cell.LAN) {
 	view := lanView(l.Name)
 	c.zones(view, cell.ViewLAN, l.Addresses, func(svc *cell.Service) bool {
 		return svc.Access == cell.AccessLAN || svc.Access == cell.AccessInternet
+	})
+	c.local(view)
+}
+
+// bridge serves the network of an enabled service. What runs there may have
+// been taken over, so it sees what everybody sees: the cell's own names, its
+// own name and services open to the internet; no peer, no record of the
+// admin's, no reverse name. Its addresses come with the container network, so
+// the listener is bound before they are there.
+func (c *compiler) bridge(svc *cell.Service) {
+	if !svc.Enabled || svc.Bridge == "" {
+		return
+	}
+	b := Bridge{Service: svc.ID, Interface: svc.Bridge, Exit: svc.Egress}
+	if b.Exit == cell.ExitDirect {
+		b.Exit = ""
+	}
+	var gateways []netip.Addr
+	for _, p := range []netip.Prefix{svc.Prefix4, svc.Prefix6} {
+		// The first host is the bridge's own address.
+		if gw := p.Masked().Addr().Next(); p.IsValid() && p.Contains(gw) {
+			b.Prefixes = append(b.Prefixes, p)
+			gateways = append(gateways, gw)
+		}
+	}
+	c.listen(gateways...)
+	c.v.Bridges = append(c.v.Bridges, b)
+	view := bridgeView(svc.ID)
+	c.zones(view, audienceService, gateways, func(other *cell.Service) bool {
+		return other.ID == svc.ID || other.Access == cell.AccessInternet
 	})
 	c.local(view)
 }

@@ -21,7 +21,7 @@ import (
 )
 
 func TestMain(m *testing.M) {
-	netnstest.Main(m, netnstest.Helpers{"cell": cellHelper, "upstream": upstreamHelper})
+	netnstest.Main(m, netnstest.Helpers{"cell": cellHelper, "upstream": upstreamHelper, "spoof": spoofHelper, "sink": sinkHelper})
 }
 
 var _ lifecycle.Task = (*dns.Server)(nil)
@@ -50,7 +50,10 @@ func household(t testing.TB) (*cell.State, cell.Facts) {
 	}{{"files", cell.AccessGranted}, {"wiki", cell.AccessPeers}, {"media", cell.AccessLAN}, {"blog", cell.AccessInternet}, {"vault", cell.AccessAdmin}} {
 		s.Services = append(s.Services, cell.Service{ID: x.id, Subdomain: x.id, Access: x.access, Enabled: true, Upstream: "http://172.20.1.2:80"})
 	}
-	s.Services = append(s.Services, cell.Service{ID: "off", Subdomain: "off", Access: cell.AccessPeers})
+	s.Services[0].Bridge, s.Services[0].Egress = "br-files", "nl"
+	s.Services[0].Prefix4, s.Services[0].Prefix6 = netip.MustParsePrefix("172.20.1.0/24"), netip.MustParsePrefix("fdaa:1::/64")
+	s.Services[1].Bridge, s.Services[1].Prefix4 = "br-wiki", netip.MustParsePrefix("172.20.2.0/24")
+	s.Services = append(s.Services, cell.Service{ID: "off", Bridge: "br-off", Prefix4: netip.MustParsePrefix("172.20.3.0/24"), Subdomain: "off", Access: cell.AccessPeers})
 	s.Exits = append(s.Exits, cell.Exit{ID: "nl", Type: cell.ExitWireGuard, Enabled: true})
 	for i, name := range []string{"laptop", "phone", "tor", "gone"} {
 		v4, v6, err := s.FreeAddresses()

@@ -3,7 +3,7 @@
 // for peers with an exit through that exit only.
 //
 // It owns the UDP and TCP sockets on port 53 of the tunnel gateway, of the
-// configured LAN addresses and, when the public zone is served, of the uplink,
+// service bridges, of the configured LAN addresses and, when the public zone is served, of the uplink,
 // and the cache of forwarded answers.
 //
 // It must never show a record of one view to another audience, never send a

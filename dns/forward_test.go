@@ -357,6 +357,36 @@ func TestNamesFollowTheExit(t *testing.T) {
 	})
 }
 
+// What a service asks for follows its egress, as its packets do.
+func TestNamesOfAServiceFollowItsEgress(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		uplink := &fakeNet{answer: says(0, "@ 600 IN A 198.51.101.1")}
+		exit := &fakeNet{answer: says(0, "@ 600 IN A 198.51.101.2")}
+		var err error
+		s := forwarding(t, &dns.Config{Direct: uplink, Dial: func(id string) (dns.Dialer, error) {
+			if id != "nl" {
+				t.Errorf("asked for exit %q", id)
+			}
+			return exit, err
+		}}, nil)
+		for _, x := range [][3]string{{"br-wiki", "172.20.2.2", "198.51.101.1"}, {"br-files", "172.20.1.2", "198.51.101.2"}, {"br-files", "fdaa:1::2", "198.51.101.2"}} {
+			r := ask(t, s, question("www.example.org.", mdns.TypeA), x[0], x[1], false)
+			if want(t, r, 0, 1); r.Answer[0].(*mdns.A).A.String() != x[2] {
+				t.Errorf("%s: %v", x[1], r.Answer)
+			}
+		}
+		if uplink.count() != 1 || exit.count() != 1 {
+			t.Errorf("uplink asked %d times, exit %d times", uplink.count(), exit.count())
+		}
+		err = errors.New("the exit is down")
+		want(t, ask(t, s, question("other.example.org.", mdns.TypeA), "br-files", "172.20.1.2", false), mdns.RcodeServerFailure, 0)
+		want(t, ask(t, s, question("home.pic.ngo.", mdns.TypeA), "br-files", "172.20.1.2", false), 0, 1)
+		if uplink.count() != 1 {
+			t.Error("a name left by the uplink")
+		}
+	})
+}
+
 func TestWithoutDialersAnExitGetsServfail(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		uplink := &fakeNet{answer: says(0, "@ 600 IN A 198.51.101.1")}

@@ -8,6 +8,8 @@ import (
 	"net"
 	"net/netip"
 	"runtime"
+	"slices"
+	"strings"
 	"sync"
 	"sync/atomic"
 	"syscall"
@@ -25,14 +27,14 @@ const (
 	maxTCPSource  = 16   // of one source
 	maxTCPQueries = 4096 // on one connection
 	maxPipeline   = 64   // answers outstanding on one connection (RFC 7766 §6.2.1.1)
-	maxReaders    = 4    // goroutines reading one UDP socket
+	maxReaders    = 4    // UDP sockets of one address
 )
 
 // listener serves one address over UDP and TCP.
 type listener struct {
 	server *Server
 	addr   netip.AddrPort
-	udp    *net.UDPConn
+	udp    []*udpSocket
 	tcp    *net.TCPListener
 
 	mu      sync.Mutex
@@ -41,7 +43,7 @@ type listener struct {
 	sources map[netip.Addr]int
 }
 
-// open binds both sockets of an address, or none. IP_FREEBIND lets it bind
+// open binds the sockets of an address, or none. IP_FREEBIND lets it bind
 // before the tunnel link exists (ip(7)).
 func (s *Server) open(a netip.AddrPort) (*listener, error) {
 	v := "4"
@@ -49,26 +51,47 @@ func (s *Server) open(a netip.AddrPort) (*listener, error) {
 		v = "6"
 	}
 	lc := net.ListenConfig{Control: listenOptions}
-	p, err := lc.ListenPacket(s.base, "udp"+v, a.String())
-	if err != nil {
-		return nil, listenError("udp", a, err)
-	}
+	// TCP first: sockets that share a port don't notice another server of the
+	// same user that shares it too, this one does.
 	t, err := lc.Listen(s.base, "tcp"+v, a.String())
 	if err != nil {
-		_ = p.Close()
 		return nil, listenError("tcp", a, err)
 	}
-	l := &listener{server: s, addr: a, udp: p.(*net.UDPConn), tcp: t.(*net.TCPListener), conns: map[*net.TCPConn]netip.Addr{}, sources: map[netip.Addr]int{}}
-	for range min(runtime.GOMAXPROCS(0), maxReaders) {
-		s.guarded("dns udp "+a.String(), l.serveUDP)
+	l := &listener{server: s, addr: a, tcp: t.(*net.TCPListener), conns: map[*net.TCPConn]netip.Addr{}, sources: map[netip.Addr]int{}}
+	// One socket for each core: readers of one socket wait for each other. A
+	// bridge has few clients, and there may be many bridges.
+	readers := min(runtime.GOMAXPROCS(0), maxReaders)
+	if slices.ContainsFunc(s.tables.Load().plan.Bridges, func(b Bridge) bool {
+		return slices.ContainsFunc(b.Prefixes, func(p netip.Prefix) bool { return p.Contains(a.Addr()) })
+	}) {
+		readers = 1
+	}
+	for range readers {
+		c, err := openUDP(a)
+		if err != nil {
+			_ = t.Close()
+			for _, c := range l.udp {
+				c.release()
+			}
+			return nil, listenError("udp", a, err)
+		}
+		l.udp = append(l.udp, c)
+	}
+	for _, c := range l.udp {
+		s.guarded("dns udp "+a.String(), func(ctx context.Context) error { return l.serveUDP(ctx, c) }, c.release)
 	}
 	s.guarded("dns tcp "+a.String(), l.serveTCP)
 	return l, nil
 }
 
-// guarded runs f until it returns; after a panic it runs again.
-func (s *Server) guarded(name string, f func(context.Context) error) {
+// guarded runs f until it returns, then finally; after a panic f runs again.
+func (s *Server) guarded(name string, f func(context.Context) error, finally ...func()) {
 	s.work.Go(func() {
+		defer func() {
+			for _, g := range finally {
+				g()
+			}
+		}()
 		if err := lifecycle.Guard(s.base, s.log, name, s.counters.panicked, f); err != nil {
 			s.log.Error("listener ended", "listener", name, "error", err)
 		}
@@ -91,6 +114,11 @@ func setListenOptions(fd int, network string) error {
 	if err := unix.SetsockoptInt(fd, level, freebind, 1); err != nil {
 		return err
 	}
+	if strings.HasPrefix(network, "udp") {
+		if err := unix.SetsockoptInt(fd, unix.SOL_SOCKET, unix.SO_REUSEPORT, 1); err != nil {
+			return err
+		}
+	}
 	return unix.SetsockoptInt(fd, level, info, 1)
 }
 
@@ -98,7 +126,9 @@ func (l *listener) close() {
 	l.mu.Lock()
 	defer l.mu.Unlock()
 	l.closed = true
-	_ = l.udp.Close()
+	for _, c := range l.udp {
+		c.close()
+	}
 	_ = l.tcp.Close()
 	for c := range l.conns {
 		_ = c.Close()
@@ -107,31 +137,48 @@ func (l *listener) close() {
 
 // serveUDP answers in the reading goroutine what needs no forwarder, so a
 // flood waits in the socket's buffer and nowhere else.
-func (l *listener) serveUDP(ctx context.Context) error {
-	raw, err := l.udp.SyscallConn()
-	if err != nil {
-		return nil // closed before it began
-	}
-	buf, oob := make([]byte, maxQuery), make([]byte, 128)
-	for {
-		n, on, flags, src, err := l.udp.ReadMsgUDPAddrPort(buf, oob)
+func (l *listener) serveUDP(ctx context.Context, c *udpSocket) error {
+	b := newBatch()
+	for !c.done() && ctx.Err() == nil {
+		n, err := b.receive(c.fd)
 		if err != nil {
-			if errors.Is(err, net.ErrClosed) || ctx.Err() != nil {
-				return nil
-			}
-			continue // an ICMP error of an earlier answer
+			continue // nothing came for a while, or an ICMP error of an earlier answer
 		}
-		if flags&unix.MSG_TRUNC != 0 || src.Port() == 0 {
-			l.server.counters.dropped.Add(1)
-			continue
+		for i := 0; i < n; i++ { // after a panic, from the message behind its cause
+			l.protect(func() {
+				for ; i < n; i++ {
+					l.answer(c, b, i)
+				}
+			})
 		}
-		l.protect(func() {
-			from := origin{src: src.Addr().Unmap().WithZone(""), link: packetLink(raw, oob[:on])}
-			later := l.server.respond(buf[:n], from, func(b []byte) { _, _, _ = l.udp.WriteMsgUDPAddrPort(b, nil, src) })
-			if later != nil {
-				l.server.work.Go(func() { l.protect(later) })
-			}
-		})
+		b.send(c.fd)
+	}
+	return nil
+}
+
+// answer answers message i of a batch.
+func (l *listener) answer(c *udpSocket, b *batch, i int) {
+	query, src, ok := b.query(i)
+	if !ok {
+		l.server.counters.dropped.Add(1)
+		return
+	}
+	from := origin{src: src.Addr().Unmap().WithZone(""), link: b.ingress(c.fd, i)}
+	if out := l.server.quick(query, from, b.buffer()); out != nil {
+		b.reply(i, out)
+		return
+	}
+	now, to := true, b.names[i] // the batch is used again before a later answer
+	later := l.server.respond(query, from, func(out []byte) {
+		if now {
+			b.reply(i, out)
+			return
+		}
+		_ = c.sendTo(out, &to)
+	})
+	now = false
+	if later != nil {
+		l.server.work.Go(func() { l.protect(later) })
 	}
 }
 

@@ -19,6 +19,7 @@ import (
 type world struct {
 	t                     *testing.T
 	cell, peers, lan, net *netnstest.NS
+	wiki                  *netnstest.NS // a service on its bridge
 	in                    io.Writer
 	out                   *bufio.Scanner
 	asked                 string // file of what the internet's resolver was asked
@@ -27,7 +28,7 @@ type world struct {
 func newWorld(t *testing.T) *world {
 	netnstest.Root(t)
 	netnstest.Need(t, "dig", "kdig", "nft")
-	w := &world{t: t, cell: netnstest.New(t, "cell"), peers: netnstest.New(t, "peers"), lan: netnstest.New(t, "lan"), net: netnstest.New(t, "net"),
+	w := &world{t: t, cell: netnstest.New(t, "cell"), peers: netnstest.New(t, "peers"), lan: netnstest.New(t, "lan"), net: netnstest.New(t, "net"), wiki: netnstest.New(t, "wiki"),
 		asked: filepath.Join(t.TempDir(), "asked")}
 	c := w.cell.Self("cell")
 	in, err := c.StdinPipe()
@@ -49,6 +50,9 @@ func (w *world) connect() {
 	netnstest.Veth(w.cell, "pic0", []string{"10.17.0.1/24", "fd02:304:506::1/64"}, w.peers, "eth0",
 		[]string{"10.17.0.2/24", "10.17.0.3/24", "10.17.0.4/24", "10.17.0.99/24", "fd02:304:506::2/64", "fd02:304:506::3/64"})
 	netnstest.Veth(w.cell, "lan0", []string{"192.168.7.1/24", "192.168.7.2/24", "fd77::1/64"}, w.lan, "eth0", []string{"192.168.7.9/24", "fd77::9/64"})
+	netnstest.Veth(w.cell, "br-wiki", []string{"172.20.2.1/24"}, w.wiki, "eth0", []string{"172.20.2.2/24", "172.20.1.2/32", "10.17.0.2/32"})
+	w.wiki.Exec("ip", "route", "add", "10.17.0.1/32", "via", "172.20.2.1")
+	w.cell.Sysctl("net.ipv4.conf.all.rp_filter", "0")
 	netnstest.Veth(w.cell, "up0", []string{"203.0.113.7/24"}, w.net, "eth0",
 		[]string{"203.0.113.1/24", "198.51.100.9/32", "10.17.0.2/32", "192.168.7.9/32"})
 	w.cell.Exec("ip", "route", "add", "198.51.100.0/24", "via", "203.0.113.1")
@@ -114,7 +118,7 @@ func TestNameServerInItsWorld(t *testing.T) {
 	x := wanted{st, f}
 
 	// The listeners come up before any link is there.
-	if d := w.apply(x); d.Error != "" || !d.Changed || len(d.Status.Listeners) != 5 {
+	if d := w.apply(x); d.Error != "" || !d.Changed || len(d.Status.Listeners) != 8 {
 		t.Fatalf("%+v", d)
 	}
 	if d := w.apply(x); d.Error != "" || d.Changed {
@@ -145,6 +149,13 @@ func TestNameServerInItsWorld(t *testing.T) {
 		{"LAN host", w.lan, "@192.168.7.1 home.pic.ngo A", "NOERROR 192.168.7.1"},
 		{"LAN host over v6 and TCP", w.lan, "+tcp @fd77::1 media.home.pic.ngo AAAA", "NOERROR fd77::1"},
 		{"LAN host, peers' service", w.lan, "@192.168.7.1 wiki.home.pic.ngo A", "NXDOMAIN"},
+		{"service, itself", w.wiki, "@172.20.2.1 wiki.home.pic.ngo A", "NOERROR 172.20.2.1"},
+		{"service, TCP", w.wiki, "+tcp @172.20.2.1 home.pic.ngo A", "NOERROR 172.20.2.1"},
+		{"service, another", w.wiki, "@172.20.2.1 files.home.pic.ngo A", "NXDOMAIN"},
+		{"service, a peer's name", w.wiki, "@172.20.2.1 laptop.peers.home.pic.ngo A", "NXDOMAIN"},
+		{"service, foreign name", w.wiki, "@172.20.2.1 wiki.example.org A", "NOERROR 198.51.101.1"},
+		{"service at the gateway's address", w.wiki, "@10.17.0.1 files.home.pic.ngo A", "NXDOMAIN"},
+		{"service as a peer", w.wiki, "-b 10.17.0.2 @172.20.2.1 files.home.pic.ngo A", "timeout"},
 		{"internet", w.net, "-b 198.51.100.9 @203.0.113.7 home.pic.ngo A", "NOERROR 203.0.113.7"},
 		{"internet, TCP", w.net, "-b 198.51.100.9 +tcp @203.0.113.7 blog.home.pic.ngo A", "NOERROR 203.0.113.7"},
 		{"internet, foreign name", w.net, "-b 198.51.100.9 @203.0.113.7 www.example.org A", "REFUSED"},

@@ -1,6 +1,7 @@
 package dns
 
 import (
+	"cmp"
 	"fmt"
 	"net/netip"
 	"slices"
@@ -19,6 +20,8 @@ type Views struct {
 	Peers []Peer
 	// LANs are the local networks that are served.
 	LANs []LAN
+	// Bridges are the services' own networks that are served.
+	Bridges []Bridge
 	// Uplink is the interface on which the internet view is answered; empty
 	// when the public zone is not served.
 	Uplink string
@@ -55,13 +58,30 @@ type LAN struct {
 	Prefixes  []netip.Prefix
 }
 
-// view names of [Zone.View]; the view of a LAN is lanView(name).
+// Bridge is the network of one service: a source of queries in a view of its
+// own, because a service is no more trusted than what it is granted.
+type Bridge struct {
+	Service   string // id
+	Interface string
+	Prefixes  []netip.Prefix
+	// Exit is the id of the exit its foreign names are forwarded through;
+	// empty is the uplink.
+	Exit string
+}
+
+// view names of [Zone.View]; the view of a LAN is lanView(name), that of a
+// service bridge is bridgeView(id).
 const (
 	peerView     = string(cell.ViewPeer)
 	internetView = string(cell.ViewInternet)
 )
 
+// audienceService is no [cell.View]: no record can be written for it.
+const audienceService = "service"
+
 func lanView(name string) string { return string(cell.ViewLAN) + "/" + name }
+
+func bridgeView(id string) string { return audienceService + "/" + id }
 
 // Zone is one zone of one view. Its first record is the SOA.
 type Zone struct {
@@ -89,6 +109,9 @@ func (v Views) Equal(w Views) bool {
 		slices.Equal(v.Empty, w.Empty) && slices.Equal(v.Forwarders, w.Forwarders) && slices.Equal(v.RebindAllow, w.RebindAllow) &&
 		slices.EqualFunc(v.LANs, w.LANs, func(a, b LAN) bool {
 			return a.Name == b.Name && a.Interface == b.Interface && slices.Equal(a.Prefixes, b.Prefixes)
+		}) &&
+		slices.EqualFunc(v.Bridges, w.Bridges, func(a, b Bridge) bool {
+			return a.Service == b.Service && a.Interface == b.Interface && a.Exit == b.Exit && slices.Equal(a.Prefixes, b.Prefixes)
 		}) &&
 		slices.EqualFunc(v.Peers, w.Peers, func(a, b Peer) bool {
 			return a.Name == b.Name && a.Exit == b.Exit && slices.Equal(a.Addresses, b.Addresses) && slices.Equal(a.Services, b.Services)
@@ -125,6 +148,13 @@ func (v Views) String() string {
 		}
 		b.WriteByte('\n')
 	}
+	for _, r := range v.Bridges {
+		fmt.Fprintf(&b, "; bridge %s of service %s from", r.Interface, r.Service)
+		for _, p := range r.Prefixes {
+			fmt.Fprintf(&b, " %s", p)
+		}
+		fmt.Fprintf(&b, " exit %s\n", cmp.Or(r.Exit, cell.ExitDirect))
+	}
 	if v.Uplink != "" {
 		fmt.Fprintf(&b, "; internet on %s\n", v.Uplink)
 	}
@@ -133,11 +163,7 @@ func (v Views) String() string {
 		for _, a := range p.Addresses {
 			fmt.Fprintf(&b, " %s", a)
 		}
-		exit := p.Exit
-		if exit == "" {
-			exit = cell.ExitDirect
-		}
-		fmt.Fprintf(&b, " exit %s services %s\n", exit, strings.Join(p.Services, ","))
+		fmt.Fprintf(&b, " exit %s services %s\n", cmp.Or(p.Exit, cell.ExitDirect), strings.Join(p.Services, ","))
 	}
 	for _, e := range v.Empty {
 		fmt.Fprintf(&b, "; empty %s\n", e)

@@ -19,13 +19,7 @@ func TestProtocol(t *testing.T) {
 		m.SetEdns0(size, do)
 		return m.IsEdns0()
 	}
-	for _, c := range []struct {
-		name  string
-		edit  func(*mdns.Msg)
-		wire  func([]byte) []byte // after packing
-		tcp   bool
-		check func(*testing.T, *mdns.Msg)
-	}{
+	comply(t, []protocolCase{
 		{name: "RFC 1035 §4.1.1 answer with id, question, AA and RD", check: func(t *testing.T, r *mdns.Msg) {
 			want(t, r, mdns.RcodeSuccess, 1)
 			if r.Id != 4711 || !r.Authoritative || !r.RecursionDesired || !r.RecursionAvailable || r.AuthenticatedData || len(r.Question) != 1 {
@@ -211,9 +205,24 @@ func TestProtocol(t *testing.T) {
 				t.Fatal(r)
 			}
 		}},
-	} {
+	})
+}
+
+// protocolCase is a message from the laptop and what must be said to it.
+type protocolCase struct {
+	name  string              // the clause and what it asks for
+	edit  func(*mdns.Msg)     // of a question for files.home.pic.ngo. A
+	wire  func([]byte) []byte // after packing
+	tcp   bool
+	check func(*testing.T, *mdns.Msg)
+}
+
+// comply runs each case both ways.
+func comply(t *testing.T, cases []protocolCase) {
+	quick, long := inMemory(t, nil), inMemory(t, nil)
+	long.LongWay()
+	for _, c := range cases {
 		t.Run(c.name, func(t *testing.T) {
-			s := inMemory(t, nil)
 			m := question("files.home.pic.ngo.", mdns.TypeA)
 			if c.edit != nil {
 				c.edit(m)
@@ -225,7 +234,28 @@ func TestProtocol(t *testing.T) {
 			if c.wire != nil {
 				wire = c.wire(wire)
 			}
-			c.check(t, askWire(t, s, wire, cell.TunnelLink, laptop, c.tcp))
+			c.check(t, askWire(t, long, wire, cell.TunnelLink, laptop, c.tcp))
+			c.check(t, askWire(t, quick, wire, cell.TunnelLink, laptop, c.tcp))
+		})
+	}
+	if quick.Status().Quick == 0 || long.Status().Quick != 0 {
+		t.Errorf("answers in wire form: %d, and %d the long way", quick.Status().Quick, long.Status().Quick)
+	}
+}
+
+// bothWays runs f on a server that answers from wire forms and on one that
+// doesn't.
+func bothWays(t *testing.T, f func(*testing.T, *dns.Server)) {
+	for _, way := range []string{"quick", "long"} {
+		t.Run(way, func(t *testing.T) {
+			s := inMemory(t, nil)
+			if way == "long" {
+				s.LongWay()
+			}
+			f(t, s)
+			if n := s.Status().Quick; (n > 0) != (way == "quick") {
+				t.Errorf("%d answers in wire form", n)
+			}
 		})
 	}
 }
@@ -279,122 +309,145 @@ func truncated(t *testing.T, r *mdns.Msg) {
 // No answer over UDP is longer than the client takes, 1,232 bytes at most,
 // and ANY stays small (DNS-3).
 func TestAnswersStaySmall(t *testing.T) {
-	s := inMemory(t, nil)
-	for _, size := range []uint16{0, 512, 700, 1232, 4096, 65535} {
-		for _, qtype := range []uint16{mdns.TypeTXT, mdns.TypeANY, mdns.TypeMX} {
-			for _, name := range []string{"big.home.pic.ngo.", "home.pic.ngo.", "mail.home.pic.ngo."} {
-				m := question(name, qtype)
-				if size > 0 {
-					m.SetEdns0(size, true)
-				}
-				wire, _ := m.Pack()
-				out := s.Serve(wire, cell.TunnelLink, laptop, false)
-				if limit := min(max(int(size), 512), 1232); len(out) > limit || len(out) == 0 {
-					t.Errorf("%s %s size %d: %d bytes", name, mdns.TypeToString[qtype], size, len(out))
-				}
-				if qtype == mdns.TypeANY && len(out) > 512 {
-					t.Errorf("ANY: %d bytes", len(out))
+	bothWays(t, func(t *testing.T, s *dns.Server) {
+		for _, size := range []uint16{0, 512, 700, 1232, 4096, 65535} {
+			for _, qtype := range []uint16{mdns.TypeTXT, mdns.TypeANY, mdns.TypeMX} {
+				for _, name := range []string{"big.home.pic.ngo.", "home.pic.ngo.", "mail.home.pic.ngo."} {
+					m := question(name, qtype)
+					if size > 0 {
+						m.SetEdns0(size, true)
+					}
+					wire, _ := m.Pack()
+					out := s.Serve(wire, cell.TunnelLink, laptop, false)
+					if limit := min(max(int(size), 512), 1232); len(out) > limit || len(out) == 0 {
+						t.Errorf("%s %s size %d: %d bytes", name, mdns.TypeToString[qtype], size, len(out))
+					}
+					if qtype == mdns.TypeANY && len(out) > 512 {
+						t.Errorf("ANY: %d bytes", len(out))
+					}
 				}
 			}
 		}
-	}
+	})
 }
 
 // The internet view can't be used to flood somebody: over the limit an answer
 // is no longer than its question. Cookies and TCP prove the source.
 func TestForgedSourcesAreNotFlooded(t *testing.T) {
-	synctest.Test(t, func(t *testing.T) {
-		s := inMemory(t, nil)
-		q := question("home.pic.ngo.", mdns.TypeTXT)
-		q.SetEdns0(1232, false)
-		wire, _ := q.Pack()
-		whole := 0
-		for range 500 {
-			switch r := askWire(t, s, wire, "up0", "198.51.100.9", false); {
-			case len(r.Answer) == 1:
-				whole++
-			case !r.Truncated || r.Len() > len(wire):
-				t.Fatalf("%d bytes for %d:\n%v", r.Len(), len(wire), r)
+	for _, long := range []bool{false, true} {
+		synctest.Test(t, func(t *testing.T) {
+			s := inMemory(t, nil)
+			if long {
+				s.LongWay()
 			}
-		}
-		if whole != 40 || s.Status().Limited != 460 {
-			t.Fatalf("%d whole answers, %d limited", whole, s.Status().Limited)
-		}
-		want(t, ask(t, s, q, "up0", "198.51.100.9", true), 0, 1)
-		want(t, ask(t, s, q, "up0", "192.0.2.1", false), 0, 1)
-		// With the cookie that even a limited answer brings.
-		q.IsEdns0().Option = []mdns.EDNS0{&mdns.EDNS0_COOKIE{Code: mdns.EDNS0COOKIE, Cookie: "0123456789abcdef"}}
-		r := ask(t, s, q, "up0", "198.51.100.9", false)
-		if want(t, r, 0, 0); !r.Truncated {
-			t.Fatal(r)
-		}
-		q.IsEdns0().Option = r.IsEdns0().Option
-		want(t, ask(t, s, q, "up0", "198.51.100.9", false), 0, 1)
-		if r := ask(t, s, q, "up0", "198.51.100.10", false); !r.Truncated {
-			t.Fatalf("another's cookie is taken:\n%v", r)
-		}
-		time.Sleep(2 * time.Hour)
-		for range 40 {
-			askWire(t, s, wire, "up0", "198.51.100.9", false)
-		}
-		if r := ask(t, s, q, "up0", "198.51.100.9", false); !r.Truncated {
-			t.Fatalf("an old cookie is taken:\n%v", r)
-		}
-		for range 500 { // peers and the LAN prove their source by their link
-			want(t, ask(t, s, question("home.pic.ngo.", mdns.TypeA), "pic0", laptop, false), 0, 1)
-		}
-	})
+			q := question("home.pic.ngo.", mdns.TypeTXT)
+			q.SetEdns0(1232, false)
+			wire, _ := q.Pack()
+			whole := 0
+			for range 500 {
+				switch r := askWire(t, s, wire, "up0", "198.51.100.9", false); {
+				case len(r.Answer) == 1:
+					whole++
+				case !r.Truncated || r.Len() > len(wire):
+					t.Fatalf("%d bytes for %d:\n%v", r.Len(), len(wire), r)
+				}
+			}
+			if whole != 40 || s.Status().Limited != 460 {
+				t.Fatalf("%d whole answers, %d limited", whole, s.Status().Limited)
+			}
+			want(t, ask(t, s, q, "up0", "198.51.100.9", true), 0, 1)
+			want(t, ask(t, s, q, "up0", "192.0.2.1", false), 0, 1)
+			// With the cookie that even a limited answer brings.
+			q.IsEdns0().Option = []mdns.EDNS0{&mdns.EDNS0_COOKIE{Code: mdns.EDNS0COOKIE, Cookie: "0123456789abcdef"}}
+			r := ask(t, s, q, "up0", "198.51.100.9", false)
+			if want(t, r, 0, 0); !r.Truncated {
+				t.Fatal(r)
+			}
+			q.IsEdns0().Option = r.IsEdns0().Option
+			want(t, ask(t, s, q, "up0", "198.51.100.9", false), 0, 1)
+			if r := ask(t, s, q, "up0", "198.51.100.10", false); !r.Truncated {
+				t.Fatalf("another's cookie is taken:\n%v", r)
+			}
+			time.Sleep(2 * time.Hour)
+			for range 40 {
+				askWire(t, s, wire, "up0", "198.51.100.9", false)
+			}
+			if r := ask(t, s, q, "up0", "198.51.100.9", false); !r.Truncated {
+				t.Fatalf("an old cookie is taken:\n%v", r)
+			}
+			for range 500 { // peers and the LAN prove their source by their link
+				want(t, ask(t, s, question("home.pic.ngo.", mdns.TypeA), "pic0", laptop, false), 0, 1)
+			}
+		})
+	}
 }
 
 // The view is chosen by interface and source together.
 func TestViews(t *testing.T) {
-	s := inMemory(t, nil)
-	const refused = "REFUSED"
-	for _, c := range []struct{ who, link, src, name, want string }{
-		{"a peer", "pic0", laptop, "home.pic.ngo.", "10.17.0.1"},
-		{"a peer over v6", "pic0", "fd02:304:506::2", "home.pic.ngo.", "10.17.0.1"},
-		{"a peer, internal name", "pic0", laptop, "home.internal.", "10.17.0.1"},
-		{"a peer, another peer's name", "pic0", laptop, "phone.peers.home.pic.ngo.", "10.17.0.3"},
-		{"a peer, a peer that is off", "pic0", laptop, "gone.peers.home.pic.ngo.", "NXDOMAIN"},
-		{"a peer, a granted service", "pic0", laptop, "files.home.pic.ngo.", "10.17.0.1"},
-		{"a peer, a granted admin service", "pic0", laptop, "vault.home.internal.", "10.17.0.1"},
-		{"a peer, a service that is off", "pic0", laptop, "off.home.pic.ngo.", "NXDOMAIN"},
-		{"another peer, not granted", "pic0", phone, "files.home.pic.ngo.", "NXDOMAIN"},
-		{"another peer, not granted in capitals", "pic0", phone, "FILES.HOME.PIC.NGO.", "NXDOMAIN"},
-		{"another peer, open service", "pic0", phone, "wiki.home.pic.ngo.", "10.17.0.1"},
-		{"an unknown address in the tunnel", "pic0", "10.17.0.99", "home.pic.ngo.", refused},
-		{"a peer that is off", "pic0", "10.17.0.5", "home.pic.ngo.", refused},
-		{"a LAN address in the tunnel", "pic0", lanHost, "home.pic.ngo.", refused},
-		{"a LAN host", "lan0", lanHost, "home.pic.ngo.", "192.168.7.1"},
-		{"a LAN host, LAN service", "lan0", lanHost, "media.home.pic.ngo.", "192.168.7.1"},
-		{"a LAN host, peers' service", "lan0", lanHost, "wiki.home.pic.ngo.", "NXDOMAIN"},
-		{"a LAN host, a peer's name", "lan0", lanHost, "laptop.peers.home.pic.ngo.", "NXDOMAIN"},
-		{"a LAN host, a peers' record", "lan0", lanHost, "a.apps.home.pic.ngo.", "NXDOMAIN"},
-		{"a peer's address on the LAN", "lan0", laptop, "home.pic.ngo.", refused},
-		{"a stranger on the LAN", "lan0", "192.0.2.9", "home.pic.ngo.", refused},
-		{"the internet", "up0", "198.51.100.9", "home.pic.ngo.", "203.0.113.7"},
-		{"the internet, internet service", "up0", "198.51.100.9", "blog.home.pic.ngo.", "203.0.113.7"},
-		{"the internet, LAN service", "up0", "198.51.100.9", "media.home.pic.ngo.", "NXDOMAIN"},
-		{"the internet, internal name", "up0", "198.51.100.9", "home.internal.", refused},
-		{"the internet, foreign name", "up0", "198.51.100.9", "example.org.", refused},
-		{"the internet with a peer's address", "up0", laptop, "files.home.pic.ngo.", "NXDOMAIN"},
-		{"the internet with a LAN address", "up0", lanHost, "nas.home.pic.ngo.", "NXDOMAIN"},
-		{"an unknown interface", "eth9", laptop, "home.pic.ngo.", refused},
-		{"no interface", "", laptop, "home.pic.ngo.", refused},
-		{"the loopback", "lo", "127.0.0.1", "home.pic.ngo.", refused},
-	} {
-		r := ask(t, s, question(c.name, mdns.TypeA), c.link, c.src, false)
-		got := mdns.RcodeToString[r.Rcode]
-		if len(r.Answer) == 1 {
-			got = r.Answer[0].(*mdns.A).A.String()
+	bothWays(t, func(t *testing.T, s *dns.Server) {
+		const refused = "REFUSED"
+		for _, c := range []struct{ who, link, src, name, want string }{
+			{"a peer", "pic0", laptop, "home.pic.ngo.", "10.17.0.1"},
+			{"a peer over v6", "pic0", "fd02:304:506::2", "home.pic.ngo.", "10.17.0.1"},
+			{"a peer, internal name", "pic0", laptop, "home.internal.", "10.17.0.1"},
+			{"a peer, another peer's name", "pic0", laptop, "phone.peers.home.pic.ngo.", "10.17.0.3"},
+			{"a peer, a peer that is off", "pic0", laptop, "gone.peers.home.pic.ngo.", "NXDOMAIN"},
+			{"a peer, a granted service", "pic0", laptop, "files.home.pic.ngo.", "10.17.0.1"},
+			{"a peer, a granted admin service", "pic0", laptop, "vault.home.internal.", "10.17.0.1"},
+			{"a peer, a service that is off", "pic0", laptop, "off.home.pic.ngo.", "NXDOMAIN"},
+			{"another peer, not granted", "pic0", phone, "files.home.pic.ngo.", "NXDOMAIN"},
+			{"another peer, not granted in capitals", "pic0", phone, "FILES.HOME.PIC.NGO.", "NXDOMAIN"},
+			{"another peer, open service", "pic0", phone, "wiki.home.pic.ngo.", "10.17.0.1"},
+			{"an unknown address in the tunnel", "pic0", "10.17.0.99", "home.pic.ngo.", refused},
+			{"a peer that is off", "pic0", "10.17.0.5", "home.pic.ngo.", refused},
+			{"a LAN address in the tunnel", "pic0", lanHost, "home.pic.ngo.", refused},
+			{"a LAN host", "lan0", lanHost, "home.pic.ngo.", "192.168.7.1"},
+			{"a LAN host, LAN service", "lan0", lanHost, "media.home.pic.ngo.", "192.168.7.1"},
+			{"a LAN host, peers' service", "lan0", lanHost, "wiki.home.pic.ngo.", "NXDOMAIN"},
+			{"a LAN host, a peer's name", "lan0", lanHost, "laptop.peers.home.pic.ngo.", "NXDOMAIN"},
+			{"a LAN host, a peers' record", "lan0", lanHost, "a.apps.home.pic.ngo.", "NXDOMAIN"},
+			{"a peer's address on the LAN", "lan0", laptop, "home.pic.ngo.", refused},
+			{"a stranger on the LAN", "lan0", "192.0.2.9", "home.pic.ngo.", refused},
+			{"a service", "br-wiki", "172.20.2.2", "home.pic.ngo.", "172.20.2.1"},
+			{"a service, internal name", "br-wiki", "172.20.2.2", "home.internal.", "172.20.2.1"},
+			{"a service, its own name", "br-wiki", "172.20.2.2", "wiki.home.pic.ngo.", "172.20.2.1"},
+			{"a service, a service of the internet", "br-wiki", "172.20.2.2", "blog.home.pic.ngo.", "172.20.2.1"},
+			{"a service, another's name", "br-wiki", "172.20.2.2", "files.home.pic.ngo.", "NXDOMAIN"},
+			{"a service, a LAN service", "br-wiki", "172.20.2.2", "media.home.pic.ngo.", "NXDOMAIN"},
+			{"a service, a peer's name", "br-wiki", "172.20.2.2", "laptop.peers.home.pic.ngo.", "NXDOMAIN"},
+			{"a service, a record of the admin's", "br-wiki", "172.20.2.2", "nas.home.pic.ngo.", "NXDOMAIN"},
+			{"a service, a name that doesn't travel", "br-wiki", "172.20.2.2", "printer.", "NXDOMAIN"},
+			{"another service's address on a bridge", "br-wiki", "172.20.1.2", "home.pic.ngo.", refused},
+			{"a peer's address on a bridge", "br-wiki", laptop, "files.home.pic.ngo.", refused},
+			{"a stranger on a bridge", "br-wiki", "192.0.2.9", "home.pic.ngo.", refused},
+			{"a bridge of a service that is off", "br-off", "172.20.3.2", "home.pic.ngo.", refused},
+			{"a service's address in the tunnel", "pic0", "172.20.2.2", "home.pic.ngo.", refused},
+			{"a service's address on the LAN", "lan0", "172.20.2.2", "home.pic.ngo.", refused},
+			{"the internet with a service's address", "up0", "172.20.2.2", "wiki.home.pic.ngo.", "NXDOMAIN"},
+			{"the internet", "up0", "198.51.100.9", "home.pic.ngo.", "203.0.113.7"},
+			{"the internet, internet service", "up0", "198.51.100.9", "blog.home.pic.ngo.", "203.0.113.7"},
+			{"the internet, LAN service", "up0", "198.51.100.9", "media.home.pic.ngo.", "NXDOMAIN"},
+			{"the internet, internal name", "up0", "198.51.100.9", "home.internal.", refused},
+			{"the internet, foreign name", "up0", "198.51.100.9", "example.org.", refused},
+			{"the internet with a peer's address", "up0", laptop, "files.home.pic.ngo.", "NXDOMAIN"},
+			{"the internet with a LAN address", "up0", lanHost, "nas.home.pic.ngo.", "NXDOMAIN"},
+			{"an unknown interface", "eth9", laptop, "home.pic.ngo.", refused},
+			{"no interface", "", laptop, "home.pic.ngo.", refused},
+			{"the loopback", "lo", "127.0.0.1", "home.pic.ngo.", refused},
+		} {
+			r := ask(t, s, question(c.name, mdns.TypeA), c.link, c.src, false)
+			got := mdns.RcodeToString[r.Rcode]
+			if len(r.Answer) == 1 {
+				got = r.Answer[0].(*mdns.A).A.String()
+			}
+			if got != c.want {
+				t.Errorf("%s asks %s: want %s, got %s", c.who, c.name, c.want, got)
+			}
 		}
-		if got != c.want {
-			t.Errorf("%s asks %s: want %s, got %s", c.who, c.name, c.want, got)
+		if q := s.Status().Queries; q["unknown"]["REFUSED"] == 0 || q["peer"]["NXDOMAIN"] == 0 || q["internet"]["NOERROR"] == 0 || q["lan"]["NOERROR"] == 0 || q["service"]["NOERROR"] == 0 {
+			t.Errorf("counters: %v", q)
 		}
-	}
-	if q := s.Status().Queries; q["unknown"]["REFUSED"] == 0 || q["peer"]["NXDOMAIN"] == 0 || q["internet"]["NOERROR"] == 0 || q["lan"]["NOERROR"] == 0 {
-		t.Errorf("counters: %v", q)
-	}
+	})
 }
 
 // A name that is hidden from a peer must look exactly like one that isn't there.

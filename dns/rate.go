@@ -12,6 +12,10 @@ import (
 // bytes longer where it asked for a cookie). A client that is real comes again
 // over TCP, or with the cookie.
 
+// amplification is how many times longer than its question an answer to an
+// unproven source may be; what is longer sets TC.
+const amplification = 3
+
 const (
 	rateSlots = 4096
 	rateBurst = 40

@@ -56,7 +56,8 @@ type Server struct {
 	listeners map[netip.AddrPort]*listener
 	problems  map[netip.AddrPort]string
 
-	inject func(*query) // tests: called before a query is answered
+	inject  func(name string) // tests: called before a query is answered
+	longWay bool              // tests: no answer from wire forms
 }
 
 // New makes a server that listens nowhere yet.
@@ -167,7 +168,7 @@ func (s *Server) respond(wire []byte, from origin, send func([]byte)) (later fun
 		return nil
 	}
 	if s.inject != nil {
-		s.inject(&q)
+		s.inject(q.lower)
 	}
 	t := s.tables.Load()
 	a := t.audience(from.link, from.src)
@@ -182,9 +183,13 @@ func (s *Server) respond(wire []byte, from origin, send func([]byte)) (later fun
 		switch {
 		case from.tcp:
 			limit = mdns.MaxMsgSize - 1
-		case a != nil && a == t.internet && !genuine && !s.rate.take(from.src, time.Now()):
-			limit = 0
-			s.counters.limited.Add(1)
+		case a != nil && a == t.internet && !genuine:
+			// Whoever pretends to be another gets little for what it sends.
+			limit = min(limit, amplification*len(wire))
+			if !s.rate.take(from.src, time.Now()) {
+				limit = 0
+				s.counters.limited.Add(1)
+			}
 		}
 		s.counters.count(a, r.rcode)
 		if b := q.pack(&r, a != nil && a.recursive, limit); b != nil {

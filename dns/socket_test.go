@@ -245,6 +245,32 @@ func TestConnectionsPerSourceAreBounded(t *testing.T) {
 	}
 }
 
+// However many sources there are, one address has so many connections.
+func TestConnectionsAreBounded(t *testing.T) {
+	v := loopback(t, "127.0.0.1")
+	start(t, &dns.Config{}, v)
+	served := 0
+	for i := range 17 * 16 {
+		d := net.Dialer{LocalAddr: &net.TCPAddr{IP: net.IPv4(127, 0, 1, byte(1+i/16))}}
+		c, err := d.Dial("tcp", v.Listen[0].String())
+		if err != nil {
+			t.Fatal(err)
+		}
+		defer c.Close()
+		_, _ = c.Write(framed(t, question("nas.home.pic.ngo.", mdns.TypeA)))
+		_ = c.SetReadDeadline(time.Now().Add(3 * time.Second))
+		if _, err := c.Read(make([]byte, 2)); err == nil {
+			served++
+		}
+	}
+	if served != 256 {
+		t.Fatalf("%d connections of 17 sources served, want 256", served)
+	}
+	if r, err := exchange(t, "udp", v.Listen[0], question("nas.home.pic.ngo.", mdns.TypeA)); err != nil || len(r.Answer) != 1 {
+		t.Fatalf("over UDP meanwhile: %v %v", r, err)
+	}
+}
+
 func TestAnIdleConnectionIsClosed(t *testing.T) {
 	t.Parallel()
 	v := loopback(t, "127.0.0.1")
@@ -266,8 +292,21 @@ func TestAnIdleConnectionIsClosed(t *testing.T) {
 // Swapping zones under load: every answer is that of one plan or the other,
 // none is empty or missing (DNS-7).
 func TestZoneSwapsUnderLoad(t *testing.T) {
+	t.Run("quick", func(t *testing.T) {
+		if s := zoneSwaps(t, false); s.Status().Quick == 0 {
+			t.Error("no answer in wire form")
+		}
+	})
+	t.Run("long", func(t *testing.T) { zoneSwaps(t, true) })
+}
+
+func zoneSwaps(t *testing.T, long bool) *dns.Server {
 	v := loopback(t, "127.0.0.1")
-	s := start(t, &dns.Config{}, v)
+	s := dns.New(&dns.Config{Logger: quiet})
+	if long {
+		s.LongWay()
+	}
+	startServer(t, s, v)
 	other := loopback(t, "127.0.0.1")
 	other.Listen = v.Listen
 	for i := range other.Zones {
@@ -330,6 +369,7 @@ func TestZoneSwapsUnderLoad(t *testing.T) {
 	if len(got) != 2 || got["192.168.7.20"] == 0 || got["192.168.7.99"] == 0 {
 		t.Fatalf("answers: %v", got)
 	}
+	return s
 }
 
 func TestRunEndsWithEverySocketClosed(t *testing.T) {

@@ -22,6 +22,8 @@ type Status struct {
 	// Panics were recovered; Dropped messages were no queries.
 	Panics  uint64 `json:"panics"`
 	Dropped uint64 `json:"dropped"`
+	// Quick answers were kept in wire form; they are among Queries.
+	Quick uint64 `json:"quick"`
 	// Limited answers told a source of the internet to come over TCP.
 	Limited uint64 `json:"limited"`
 }
@@ -56,7 +58,7 @@ type ForwarderStatus struct {
 // Status returns a snapshot; lists are never nil.
 func (s *Server) Status() Status {
 	st := Status{Listeners: []ListenerStatus{}, Forwarders: s.resolver.status(), Queries: s.counters.snapshot(),
-		Panics: s.counters.panics.Load(), Dropped: s.counters.dropped.Load(), Limited: s.counters.limited.Load(), Cache: s.resolver.cache.status()}
+		Panics: s.counters.panics.Load(), Dropped: s.counters.dropped.Load(), Limited: s.counters.limited.Load(), Quick: s.counters.quicks.Load(), Cache: s.resolver.cache.status()}
 	s.mu.Lock()
 	for a := range s.listeners {
 		st.Listeners = append(st.Listeners, ListenerStatus{Address: a.String(), Up: true})
@@ -114,12 +116,12 @@ func (r *resolver) status() []ForwarderStatus {
 // counters of the whole server.
 type counters struct {
 	panics, dropped atomic.Uint64
-	limited         atomic.Uint64
-	answers         [4][24]atomic.Uint64 // by place in labels, and response code
+	limited, quicks atomic.Uint64
+	answers         [5][24]atomic.Uint64 // by place in labels, and response code
 }
 
 // labels are the audiences that answers are counted by. It is read-only.
-var labels = [4]string{string(cell.ViewPeer), string(cell.ViewLAN), string(cell.ViewInternet), "unknown"}
+var labels = [5]string{string(cell.ViewPeer), string(cell.ViewLAN), audienceService, string(cell.ViewInternet), "unknown"}
 
 func (c *counters) panicked() { c.panics.Add(1) }
 
@@ -129,6 +131,12 @@ func (c *counters) count(a *audience, rcode int) {
 		i = slices.Index(labels[:], a.label)
 	}
 	c.answers[i][min(rcode, 23)].Add(1)
+}
+
+// quick counts an answer without error that was kept in wire form.
+func (c *counters) quick(a *audience) {
+	c.quicks.Add(1)
+	c.count(a, mdns.RcodeSuccess)
 }
 
 func (c *counters) snapshot() map[string]map[string]uint64 {

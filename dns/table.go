@@ -5,26 +5,29 @@ import (
 	"net/netip"
 	"slices"
 	"strings"
+	"sync/atomic"
 
 	mdns "github.com/miekg/dns"
 
 	"github.com/personal-internet-cell/pic/cell"
 )
 
-// tables are a plan made ready to answer from. They never change once built.
+// tables are a plan made ready to answer from. They never change once
+// built, but for wire forms that are filled in when first asked for.
 type tables struct {
-	plan      Views
-	peers     map[netip.Addr]*audience
-	lans      []lanAudience
-	internet  *audience
-	uplink    string
-	forwards  bool // foreign names can be asked of somebody
-	listening map[netip.AddrPort]bool
+	plan     Views
+	peers    map[netip.Addr]*audience
+	lans     []lanAudience
+	internet *audience
+	bridges  map[string]lanAudience // by interface
+	uplink   string
+	forwards bool // foreign names can be asked of somebody
+	built    map[zoneKey]*zone
 }
 
 // audience is who asks: what it sees and how its foreign names travel.
 type audience struct {
-	label     string // view in the counters: peer, lan, internet
+	label     string // view in the counters: peer, lan, service, internet
 	zones     map[string]*zone
 	empty     map[string]*zone
 	services  []string // visible services, sorted
@@ -38,7 +41,10 @@ type lanAudience struct {
 	*audience
 }
 
+type zoneKey struct{ view, apex string }
+
 type zone struct {
+	from  []Record // what it was built from; read-only
 	soa   mdns.RR
 	nodes map[string]*node
 }
@@ -46,15 +52,17 @@ type zone struct {
 // node is a name that exists, if only because names below it do (RFC 4592
 // §2.2.2, empty non-terminals).
 type node struct {
-	sets []rrset
-	open bool     // exists for everybody who sees the zone
-	tags []string // or for those who see one of these services
+	sets   []*rrset
+	nodata atomic.Pointer[wired] // the answer for a type that is not there
+	open   bool                  // exists for everybody who sees the zone
+	tags   []string              // or for those who see one of these services
 }
 
 type rrset struct {
 	rrtype  uint16
 	service string
 	rrs     []mdns.RR
+	wire    atomic.Pointer[wired]
 }
 
 func (a *audience) sees(service string) bool {
@@ -67,11 +75,8 @@ func (a *audience) sees(service string) bool {
 
 // buildTables compiles the plan. Zones that old already holds are taken over.
 func buildTables(v Views, old *tables) (*tables, error) {
-	t := &tables{plan: v, peers: make(map[netip.Addr]*audience, 2*len(v.Peers)), uplink: v.Uplink,
-		forwards: len(v.Forwarders) > 0, listening: map[netip.AddrPort]bool{}}
-	for _, l := range v.Listen {
-		t.listening[l] = true
-	}
+	t := &tables{plan: v, peers: make(map[netip.Addr]*audience, 2*len(v.Peers)), uplink: v.Uplink, bridges: make(map[string]lanAudience, len(v.Bridges)),
+		forwards: len(v.Forwarders) > 0, built: make(map[zoneKey]*zone, len(v.Zones))}
 	views := map[string]map[string]*zone{}
 	for i := range v.Zones {
 		z := &v.Zones[i]
@@ -86,6 +91,7 @@ func buildTables(v Views, old *tables) (*tables, error) {
 			views[z.View] = map[string]*zone{}
 		}
 		views[z.View][z.Apex] = built
+		t.built[zoneKey{z.View, z.Apex}] = built
 	}
 	empty := make(map[string]*zone, len(v.Empty))
 	for _, apex := range v.Empty {
@@ -101,6 +107,10 @@ func buildTables(v Views, old *tables) (*tables, error) {
 		t.lans = append(t.lans, lanAudience{l.Interface, l.Prefixes,
 			&audience{label: string(cell.ViewLAN), zones: views[lanView(l.Name)], empty: empty, recursive: true}})
 	}
+	for _, b := range v.Bridges {
+		t.bridges[b.Interface] = lanAudience{b.Interface, b.Prefixes,
+			&audience{label: audienceService, zones: views[bridgeView(b.Service)], empty: empty, exit: b.Exit, recursive: true}}
+	}
 	if v.Uplink != "" {
 		t.internet = &audience{label: string(cell.ViewInternet), zones: views[internetView]}
 	}
@@ -112,34 +122,15 @@ func (t *tables) same(z *Zone) *zone {
 	if t == nil {
 		return nil
 	}
-	for i := range t.plan.Zones {
-		o := &t.plan.Zones[i]
-		if o.View != z.View || o.Apex != z.Apex {
-			continue
-		}
-		if !slices.Equal(o.Records, z.Records) {
-			return nil
-		}
-		var a *audience
-		switch {
-		case z.View == internetView:
-			a = t.internet
-		case z.View == peerView:
-			for _, p := range t.peers {
-				a = p
-				break
-			}
-		}
-		if a == nil {
-			return nil
-		}
-		return a.zones[z.Apex]
+	o, ok := t.built[zoneKey{z.View, z.Apex}]
+	if !ok || !slices.Equal(o.from, z.Records) {
+		return nil
 	}
-	return nil
+	return o
 }
 
 func buildZone(z *Zone) (*zone, error) {
-	out := &zone{nodes: make(map[string]*node, len(z.Records))}
+	out := &zone{from: z.Records, nodes: make(map[string]*node, len(z.Records))}
 	for i := range z.Records {
 		r := &z.Records[i]
 		rr, err := r.rr()
@@ -159,12 +150,12 @@ func buildZone(z *Zone) (*zone, error) {
 
 func (z *zone) insert(apex, name string, rr mdns.RR, service string) {
 	n := z.at(name)
-	i := slices.IndexFunc(n.sets, func(s rrset) bool { return s.rrtype == rr.Header().Rrtype && s.service == service })
+	i := slices.IndexFunc(n.sets, func(s *rrset) bool { return s.rrtype == rr.Header().Rrtype && s.service == service })
 	if i < 0 {
-		n.sets = append(n.sets, rrset{rrtype: rr.Header().Rrtype, service: service})
+		n.sets = append(n.sets, &rrset{rrtype: rr.Header().Rrtype, service: service})
 		i = len(n.sets) - 1
 	}
-	s := &n.sets[i]
+	s := n.sets[i]
 	s.rrs = append(s.rrs, rr)
 	// RFC 2181 §5.2: one TTL for an RRset, the lowest of those given.
 	for _, x := range s.rrs {
@@ -217,6 +208,14 @@ func (t *tables) audience(link string, src netip.Addr) *audience {
 	src = src.Unmap()
 	if link == cell.TunnelLink {
 		return t.peers[src] // cryptokey routing proves the source
+	}
+	if b, ok := t.bridges[link]; ok {
+		// A bridge is one audience: no other source on it is anybody's, even if
+		// a LAN or the uplink had the same name.
+		if slices.ContainsFunc(b.prefixes, func(p netip.Prefix) bool { return p.Contains(src) }) {
+			return b.audience
+		}
+		return nil
 	}
 	for i := range t.lans {
 		l := &t.lans[i]
@@ -330,7 +329,15 @@ func (z *zone) find(a *audience, name string) *node {
 }
 
 func (n *node) exists(a *audience) bool {
-	return n != nil && (n.open || slices.ContainsFunc(n.tags, a.sees))
+	if n == nil || n.open {
+		return n != nil
+	}
+	for _, tag := range n.tags {
+		if a.sees(tag) {
+			return true
+		}
+	}
+	return false
 }
 
 func (n *node) set(a *audience, rrtype uint16) []mdns.RR {

@@ -299,7 +299,7 @@ func (c *compiler) rowChains(rows []Row) []Chain {
 
 // rules of a row: one, or one for each family where it compares addresses.
 func (r *Row) rules() []Rule {
-	rule := Rule{Match: r.Match, Do: r.Do, Comment: r.ID, Count: r.Do.Kind == Drop || r.Do.Kind == Reject || r.Do.Kind == RejectTCP}
+	rule := Rule{Match: r.Match, Do: r.Do, Comment: r.ID, Why: string(r.From) + " to " + string(r.To) + ": " + r.What, Count: r.Do.Kind == Drop || r.Do.Kind == Reject || r.Do.Kind == RejectTCP}
 	generic := slices.ContainsFunc(r.Do.Fields, Field.generic)
 	for _, m := range r.Match {
 		generic = generic || slices.ContainsFunc(m.Fields, Field.generic)

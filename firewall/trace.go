@@ -17,6 +17,12 @@ type Packet struct {
 	Protocol string     `json:"protocol"` // tcp, udp, or icmp (an echo request)
 	SrcPort  uint16     `json:"src_port"`
 	DstPort  uint16     `json:"dst_port"`
+	// ICMPType of an icmp packet; 0 is an echo request.
+	ICMPType uint8 `json:"icmp_type"`
+	// HopLimit is the TTL or hop limit; 0 is 64.
+	HopLimit uint8 `json:"hop_limit"`
+	// Invalid makes it a packet that belongs to no connection and begins none.
+	Invalid bool `json:"invalid"`
 	// Established makes it a later packet of a flow that was let through.
 	Established bool `json:"established"`
 	// Mark is the socket's own, where In is "".
@@ -49,6 +55,12 @@ type Result struct {
 	Table uint32 `json:"table"`
 	Out   string `json:"out"` // interface it leaves by
 	NAT   string `json:"nat"` // translation on the way, in words
+	// Dst is where it ends up, after a port forward or redirection.
+	Dst netip.AddrPort `json:"dst"`
+	// Clamped says that a TCP connection's segments are made to fit the tunnel.
+	Clamped bool `json:"clamped"`
+	// Counter of table pic_acct that counted it, "" for none.
+	Counter string `json:"counter"`
 	// Pointer is the line of the state that decided (RFC 6901), "" when none did.
 	Pointer string `json:"pointer"`
 	Reason  string `json:"reason"` // for a person
@@ -62,26 +74,24 @@ const tableLocal = 255
 // Trace says what the kernel does with a packet under this policy, without a
 // kernel: it walks the same chains, rules and routes that Apply writes.
 func (p Policy) Trace(pk Packet) Result {
-	t := &tracer{p: &p, pk: pk, mark: pk.Mark, src: pk.Src.Unmap(), dst: pk.Dst.Unmap(), dport: pk.DstPort}
+	r, _ := p.walk(pk, false)
+	return r
+}
+
+func (p *Policy) walk(pk Packet, record bool) (Result, []Step) {
+	t := &tracer{p: p, pk: pk, record: record, mark: pk.Mark, src: pk.Src.Unmap(), dst: pk.Dst.Unmap(), dport: pk.DstPort}
 	t.family = 4
 	if t.dst.Is6() {
 		t.family = 6
 	}
 	r := t.run()
 	r.Mark, r.Table, r.Out, r.NAT = t.mark, t.table, t.out, t.nat
-	r.Pointer = cmp.Or(r.Pointer, t.markLine)
-	r.Reason = cmp.Or(r.Reason, reason(r.Rule))
-	return r
-}
-
-// reason puts a rule's comment into words by the packet table.
-func reason(rule string) string {
-	for _, r := range PacketTable() {
-		if r.ID == rule {
-			return fmt.Sprintf("%s to %s: %s", r.From, r.To, r.What)
-		}
+	r.Dst, r.Clamped, r.Counter = netip.AddrPortFrom(t.dst, t.dport), t.clamped, t.counter
+	if t.table != tableLocal && t.table != cell.TableCell { // the mark chose the table
+		r.Pointer = cmp.Or(r.Pointer, t.markLine)
 	}
-	return rule
+	r.Reason = cmp.Or(r.Reason, r.Rule)
+	return r, t.steps
 }
 
 // tracer is a packet on its way.
@@ -98,6 +108,10 @@ type tracer struct {
 	nat      string
 	dnat     bool
 	relayed  bool
+	clamped  bool
+	counter  string
+	record   bool
+	steps    []Step
 }
 
 // end is how a chain ended; a zero end goes on.
@@ -106,10 +120,12 @@ type end struct {
 	table   string
 	chain   string
 	rule    string
+	why     string // the rule in words
 	pointer string
 }
 
 func (t *tracer) run() Result {
+	t.ingress()
 	if t.pk.In != "" {
 		if e := t.hook("prerouting"); e.stops() {
 			return e.result()
@@ -117,8 +133,11 @@ func (t *tracer) run() Result {
 	}
 	way, pointer := t.route()
 	if way != Accepted {
-		return Result{Outcome: way, Chain: "policy rules", Rule: fmt.Sprintf("table %d", t.table), Pointer: pointer,
-			Reason: fmt.Sprintf("mark 0x%02x has no way to %s", t.mark, t.dst)}
+		why := fmt.Sprintf("mark 0x%02x has no way to %s", t.mark, t.dst)
+		if t.table == cell.TableCell {
+			why = fmt.Sprintf("the interface that leads to %s is not there", t.dst)
+		}
+		return Result{Outcome: way, Chain: "policy rules", Rule: fmt.Sprintf("table %d", t.table), Pointer: pointer, Reason: why}
 	}
 	at := "forward"
 	switch {
@@ -146,7 +165,7 @@ func (t *tracer) run() Result {
 func (e end) stops() bool { return e.kind == Drop || e.kind == Reject || e.kind == RejectTCP }
 
 func (e end) result() Result {
-	r := Result{Outcome: Accepted, Rule: e.rule, Pointer: e.pointer}
+	r := Result{Outcome: Accepted, Rule: e.rule, Pointer: e.pointer, Reason: e.why}
 	if e.chain != "" {
 		r.Chain = e.table + " " + e.chain
 	}
@@ -188,8 +207,10 @@ func (t *tracer) hook(at string) end {
 			}
 		}
 		if e.stops() {
+			t.stopped(e)
 			return e
 		}
+		t.passed(b.chain, e)
 		if b.chain.Hook.Type == "filter" && (out.chain == "" || b.table == &t.p.Main) {
 			out = e
 		}
@@ -205,7 +226,7 @@ func (t *tracer) chain(tb *Table, c *Chain) (e end, ended bool) {
 		if !ok {
 			continue
 		}
-		e = end{kind: Accept, table: tb.Name, chain: c.Name, rule: r.Comment, pointer: cmp.Or(pointer, r.Pointer)}
+		e = end{kind: Accept, table: tb.Name, chain: c.Name, rule: r.Comment, why: r.Why, pointer: cmp.Or(pointer, r.Pointer)}
 		next := ""
 		switch r.Do.Kind {
 		case Accept, Drop, Reject, RejectTCP:
@@ -218,10 +239,16 @@ func (t *tracer) chain(tb *Table, c *Chain) (e end, ended bool) {
 		case Relay:
 			t.relayed = true
 			t.nat = fmt.Sprintf("to the relay on port %d", r.Do.Port)
+			t.step("nat", e.pointer, "handed to the exit's relay on port %d", r.Do.Port)
 			return e, true
 		case Masquerade:
 			t.nat = join(t.nat, "masqueraded on "+t.out)
+			t.step("nat", "", "its source becomes the cell's address on %s (masquerade)", t.out)
 			return e, true
+		case Continue:
+			t.counter = r.Comment
+		case ClampMSS:
+			t.clamped = true
 		case SetMark:
 			t.mark = r.Do.Mark
 		case Verdict, MapMark, DNAT:
@@ -232,9 +259,11 @@ func (t *tracer) chain(tb *Table, c *Chain) (e end, ended bool) {
 			switch r.Do.Kind {
 			case MapMark:
 				t.mark, t.markLine = el.Data[0].Num, el.Pointer
+				t.step("mark", el.Pointer, "its source %s has the mark 0x%02x", t.src, t.mark)
 			case DNAT:
 				t.dst, t.dport, t.dnat = el.Data[0].Addr, uint16(el.Data[1].Num), true
 				t.nat = fmt.Sprintf("to %s", netip.AddrPortFrom(t.dst, t.dport))
+				t.step("nat", el.Pointer, "its destination becomes %s (%s)", netip.AddrPortFrom(t.dst, t.dport), r.Comment)
 				return e, true
 			case Verdict:
 				next = el.Chain
@@ -349,7 +378,10 @@ func (t *tracer) value(f Field) Value {
 	case DPort:
 		return num(t.dport)
 	case CTState:
-		if t.pk.Established {
+		switch {
+		case t.pk.Invalid:
+			return num(uint32(ctInvalid))
+		case t.pk.Established:
 			return num(uint32(ctEstablished))
 		}
 		return num(uint32(ctNew))
@@ -358,9 +390,9 @@ func (t *tracer) value(f Field) Value {
 			return num(uint32(ctDNAT))
 		}
 	case ICMPType:
-		return num(uint32(8))
+		return num(uint32(cmp.Or(t.pk.ICMPType, 8)))
 	case ICMP6Type:
-		return num(uint32(128))
+		return num(uint32(cmp.Or(t.pk.ICMPType, 128)))
 	case DAddrType:
 		if t.local(t.dst) {
 			return num(uint32(addrLocal))
@@ -371,7 +403,7 @@ func (t *tracer) value(f Field) Value {
 			return num(uint32(1))
 		}
 	case HopLimit:
-		return num(uint32(64))
+		return num(uint32(cmp.Or(t.pk.HopLimit, 64)))
 	case TCPFlags:
 		if !t.pk.Established {
 			return num(uint32(2))
@@ -416,6 +448,7 @@ func (t *tracer) find(s *Set, fs []Field) *Element {
 // rules in order, then main. It sets out ("" is here) and table.
 func (t *tracer) route() (Outcome, string) {
 	if t.table = tableLocal; t.local(t.dst) {
+		t.step("table", "", "table local: %s is an address of the cell", t.dst)
 		return Accepted, ""
 	}
 	for _, r := range t.p.Rules {
@@ -424,14 +457,17 @@ func (t *tracer) route() (Outcome, string) {
 		}
 		t.table = r.Table
 		if r.Action == Prohibit {
+			t.step("table", "", "policy rule %d: nothing is left for the mark 0x%02x", r.Priority, t.mark)
 			return ProhibitedWay, ""
 		}
 		if way := t.lookup(r.Table); way != "" {
+			t.way(way, fmt.Sprintf("policy rule %d: ", r.Priority))
 			return way, ""
 		}
 	}
 	t.table = tableMain
 	if way := t.lookup(tableMain); way != "" {
+		t.way(way, "")
 		return way, ""
 	}
 	return NoRoute, ""

@@ -200,10 +200,20 @@ func (e *Engine) refused(before, next compiled) error {
 		if err == nil {
 			continue
 		}
-		if !e.stages[i].required && i < len(before.errs) && before.errs[i] != nil && sameReason(before.errs[i].Error(), err.Error()) {
+		if !e.stages[i].required && i < len(before.errs) && before.errs[i] != nil && noWorse(before.errs[i], err) {
 			continue
 		}
 		return &CompileError{e.stages[i].Name(), err}
 	}
 	return nil
+}
+
+// noWorse reports whether an error is no news beside the one before: it says
+// so itself, or gives the same reason.
+func noWorse(before, err error) bool {
+	var graded interface{ NoWorse(before error) bool }
+	if errors.As(err, &graded) {
+		return graded.NoWorse(before)
+	}
+	return sameReason(before.Error(), err.Error())
 }

@@ -84,7 +84,7 @@ func (h *house) clock() api.ClockStatus {
 
 func (h *house) dnsStatus() api.DNSStatus {
 	st := h.dns.Status()
-	out := api.DNSStatus{Listeners: []string{}, Queries: map[string]uint64{}, CacheSize: st.Cache.Entries, Panics: st.Panics}
+	out := api.DNSStatus{Listeners: []string{}, Queries: map[string]uint64{}, CacheSize: st.Cache.Entries, Panics: st.Panics, Limited: st.Limited, Quick: st.Quick}
 	for _, l := range st.Listeners {
 		out.Listeners = append(out.Listeners, strings.TrimSpace(l.Address+" "+l.Problem))
 	}

@@ -114,6 +114,23 @@ func TestMissingCapabilitiesAreNamed(t *testing.T) {
 	}
 }
 
+func TestABadInitFileIsAnAlarmAndTheCellComesUpUnclaimed(t *testing.T) {
+	h := newHost(t)
+	file := h.path("init.json")
+	for _, text := range []string{`{"cell_name":"home","password":"short","user":"admin","domain_mode":"lan"}`, `{"cell_nmae":"home"}`, `{`} {
+		if err := os.WriteFile(file, []byte(text), 0o600); err != nil {
+			t.Fatal(err)
+		}
+		h.start([]string{"PIC_INIT_FILE=" + file})
+		h.want(428, "GET", "/api/status", "")
+		h.want(200, "GET", "/api/setup/code", "")
+		if !strings.Contains(h.log.String(), "init file not used") {
+			t.Errorf("%s: nothing is said", text)
+		}
+		h.kill()
+	}
+}
+
 func TestASecondCellOnTheSameStateIsRefused(t *testing.T) {
 	h := newHost(t)
 	h.claimed()

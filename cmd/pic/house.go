@@ -46,8 +46,13 @@ type house struct {
 	dns     *dns.Server
 	certs   *certs.Controller
 	ntp     *ntp.Server
+	nightly *nightly
 	started time.Time
+	audit   *datastore.Audit
+	socket  chan struct{} // closed once the local socket listens
 	tasks   []lifecycle.Task
+	// initProblem is why PIC_INIT_FILE was not used; nil: it was, or is not set.
+	initProblem atomic.Pointer[cell.Notice]
 }
 
 // build makes every room and hands each what it needs of the others. Nothing
@@ -57,17 +62,21 @@ func build(log *slog.Logger, f *serveFlags, host cell.Host) (_ *house, err error
 	if err != nil {
 		return nil, err
 	}
-	h := &house{log: log, flags: f, store: store, started: time.Now(), learner: newLearner(log, host)}
+	h := &house{log: log, flags: f, store: store, started: time.Now(), socket: make(chan struct{}), learner: newLearner(log, host)}
 	defer func() {
 		if err != nil {
 			err = errors.Join(err, store.Close())
 		}
 	}()
+	h.nightly = newNightly(log, h.policyNow)
+	if h.audit, err = datastore.OpenAudit(store); err != nil {
+		return nil, err
+	}
 	h.code = auth.NewSetupCode(&auth.SetupCodeConfig{OnRotate: h.announce})
 	fw := firewall.New(&firewall.Config{Log: log})
 	h.tunnel = tunnel.New(&tunnel.Config{Secret: store.Secret, Log: log})
 	h.dns = dns.New(&dns.Config{Logger: log})
-	h.ntp = ntp.New(&ntp.Config{Logger: log})
+	h.ntp = ntp.New(&ntp.Config{Logger: log, Adjust: ntp.SystemClock{}, Memory: store.History(), Built: buildTime()})
 	if h.certs, err = certs.New(&certs.Config{Dir: store.CertsDir(), Secret: store.Secret, Log: log}); err != nil {
 		return nil, err
 	}
@@ -79,7 +88,8 @@ func build(log *slog.Logger, f *serveFlags, host cell.Host) (_ *house, err error
 		TLS: h.certs.TLSConfig(), HTTPAddr: f.http, HTTPSAddr: f.https, Log: log,
 	})
 	h.engine, err = reconcile.New(&reconcile.Config{
-		Store: store, Log: log, Now: time.Now, Facts: readMachine(host),
+		Store: store, Log: log, Now: time.Now, Facts: readMachine(host), Resync: resync(f.resync),
+		Notices: []func() []cell.Notice{h.notices, h.identityNotices},
 		Stages: []reconcile.Stage{
 			reconcile.Required(reconcile.WithNotices(reconcile.NewStage("firewall", firewall.Compile, fw.Apply), fw.Notices)),
 			reconcile.WithNotices(reconcile.NewStage("tunnel", tunnel.Compile, tolerantAtFirst(h.tunnel.Apply)), h.tunnel.Notices),
@@ -87,6 +97,7 @@ func build(log *slog.Logger, f *serveFlags, host cell.Host) (_ *house, err error
 			reconcile.WithNotices(reconcile.NewStage("ntp", ntp.Compile, tolerant(h.ntp.Apply)), h.ntp.Notices),
 			reconcile.WithNotices(reconcile.NewStage("proxy", proxy.Compile, tolerant(h.applyProxy)), h.proxy.Notices),
 			reconcile.Background(reconcile.WithNotices(reconcile.NewStage("certs", certs.Compile, h.certs.Apply), h.certs.Notices)),
+			reconcile.Background(reconcile.WithNotices(reconcile.NewStage("policy", compilePolicy, applyPolicy), h.nightly.notices)),
 		},
 	})
 	if err != nil {
@@ -97,19 +108,20 @@ func build(log *slog.Logger, f *serveFlags, host cell.Host) (_ *house, err error
 		st, err := h.tunnel.Status(context.Background())
 		return err == nil && st.Backend == tunnel.BackendUserspace
 	}
-	sessions, backoff := h.buildAPI()
+	tokens := h.newTokens()
+	sessions, backoff := h.buildAPI(tokens)
 	handler := h.api.Web()
 	web.Store(&handler)
 	look := func() { h.learner.look(); h.engine.Trigger("the kernel changed") }
 	h.tasks = []lifecycle.Task{
-		h.dns, h.ntp, h.proxy, h.certs, h.code, sessions, backoff,
-		fw.Watch(look), h.tunnel.Watch(look), h.learner.task(),
+		h.dns, h.ntp, h.proxy, h.certs, h.code, sessions, backoff, tokens, h.watchRevisions(), lifecycle.Func("api", h.serveTokens),
+		fw.Watch(look), h.tunnel.Watch(look), h.learner.task(), h.nightly.task(h.engine.Changes),
 		lifecycle.Func("socket", h.serveSocket), lifecycle.Func("debug", h.serveDebug), watchdog(h.selfCheck),
 	}
 	return h, nil
 }
 
-func (h *house) buildAPI() (*auth.Sessions, *auth.Backoff) {
+func (h *house) buildAPI(tokens *auth.Tokens) (*auth.Sessions, *auth.Backoff) {
 	role := func(name string) (cell.Role, bool) { return h.api.RoleOf(name) }
 	history := h.store.History()
 	sessions := auth.NewSessions(&auth.SessionsConfig{Store: history, Role: role, Log: h.log})
@@ -117,11 +129,12 @@ func (h *house) buildAPI() (*auth.Sessions, *auth.Backoff) {
 	h.api = api.New(&api.Config{
 		Log: h.log, Now: time.Now, Version: version, Engine: h.engine, Started: h.started, HTTPSPort: h.learner.host.HTTPSPort,
 		Passwords: auth.NewPasswords(&auth.PasswordsConfig{Log: h.log}), Sessions: sessions, Backoff: backoff, SetupCode: h.code,
+		Tokens: tokens, SecondFactors: h.newSecondFactors(), Audit: h.audit,
 		NewRef: h.store.NewRef, Secret: h.store.Secret,
 		Tunnel: h.tunnelStatus, GenerateKey: tunnel.GenerateKey, GeneratePSK: tunnel.GeneratePSK,
 		ClientConfig: tunnel.ClientConfig, FileName: tunnel.FileName,
 		NewAuthority: certs.NewAuthority, Trust: trust, Certificates: h.certificates, Fingerprint: h.certs.EphemeralFingerprint,
-		Clock: h.clock, DNS: h.dnsStatus, DNSRecords: dnsRecords, Export: exports(), Reachable: h.reachable,
+		Clock: h.clock, DNS: h.dnsStatus, DNSRecords: dnsRecords, Export: exports(), Reachable: h.reachable, Explain: explain, Policy: policyResults,
 		NetworkTest: func(ctx context.Context) []api.Check { return uplinkChecks(ctx, h.engine.Facts()) },
 		UI:          ui.Files(),
 	})
@@ -141,12 +154,21 @@ func (h *house) run(ctx context.Context, out io.Writer, ready string) error {
 			h.showAlarm(ctx)
 		}
 		if err := h.initFile(ctx); err != nil {
-			return err
+			// The cell stays unclaimed and can be claimed by hand: a mistake in
+			// the file must not keep the machine from coming up.
+			h.log.Error("init file not used", "error", err)
+			h.initProblem.Store(&cell.Notice{Code: "init_file", Subject: "setup", Severity: cell.Alarm, Text: err.Error() + ": mend the file and restart, or claim the cell in the browser"})
 		}
 		if s, _ := h.engine.Running(); s != nil && s.Claimed() {
 			h.code.Retire()
 		} else {
 			h.greet(out)
+		}
+		// Who is told that the cell is ready may ask it the next moment.
+		select {
+		case <-h.socket:
+		case <-ctx.Done():
+			return nil
 		}
 		if err := os.WriteFile(ready, []byte("ready\n"), 0o644); err != nil {
 			return err
@@ -163,7 +185,7 @@ func (h *house) run(ctx context.Context, out io.Writer, ready string) error {
 }
 
 func (h *house) close() {
-	if err := errors.Join(h.tunnel.Close(), h.store.Close()); err != nil {
+	if err := errors.Join(h.tunnel.Close(), h.audit.Close(), h.store.Close()); err != nil {
 		h.log.Warn("closing", "error", err)
 	}
 }
@@ -257,6 +279,7 @@ func (h *house) serveSocket(ctx context.Context) error {
 			}
 		}
 	}
+	close(h.socket)
 	peers := auth.NewSocketPeers(&auth.SocketConfig{Log: h.log})
 	return serveHTTP(ctx, l, &http.Server{Handler: h.api.Socket(), ConnContext: peers.ConnContext,
 		ReadHeaderTimeout: 5 * time.Second, IdleTimeout: time.Minute, MaxHeaderBytes: 32 << 10})
@@ -277,6 +300,13 @@ func serveHTTP(ctx context.Context, l net.Listener, srv *http.Server) error {
 		_ = srv.Close()
 	}
 	<-failed
+	return nil
+}
+
+func (h *house) notices() []cell.Notice {
+	if n := h.initProblem.Load(); n != nil {
+		return []cell.Notice{*n}
+	}
 	return nil
 }
 
