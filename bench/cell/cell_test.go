@@ -326,8 +326,10 @@ func many(t *testing.T, s *cell.State, n int) {
 	for i := range n {
 		var key [32]byte
 		_, _ = rand.Read(key[:])
-		s.Peers = append(s.Peers, cell.Peer{Name: fmt.Sprintf("stock-%d", i), PublicKey: cell.Key(base64.StdEncoding.EncodeToString(key[:])),
-			Address4: v4, Address6: v6, Enabled: true, Destinations: cell.FullTunnel, Trust: cell.TrustGuest, Keepalive: 25, Created: time.Now().UTC()})
+		s.Peers = append(s.Peers, cell.Peer{
+			Name: fmt.Sprintf("stock-%d", i), PublicKey: cell.Key(base64.StdEncoding.EncodeToString(key[:])),
+			Address4: v4, Address6: v6, Enabled: true, Destinations: cell.FullTunnel, Trust: cell.TrustGuest, Keepalive: 25, Created: time.Now().UTC(),
+		})
 		v4, v6 = v4.Next(), v6.Next()
 	}
 }
