@@ -120,7 +120,7 @@ func (h *host) damaged(file, what string) (recovered bool) {
 	h.start(nil)
 	health := into[api.Health](t, h.want(200, "GET", "/health", "")).Status
 	for _, path := range []string{"/api/status", "/api/peers", "/api/config", "/api/auth/users", "/api/revisions"} {
-		if code := h.web(path); code != "401" && code != "503" {
+		if code := h.stranger(path); code != "401" && code != "503" {
 			t.Errorf("%s on the web without a session: %s", path, code)
 		}
 	}
@@ -143,7 +143,7 @@ func (h *host) damaged(file, what string) (recovered bool) {
 	}
 	h.want(503, "POST", "/api/peers", addLaptop)
 	for _, path := range []string{"/api/status", "/api/setup/status", "/api/auth/me"} {
-		if code := h.web(path); code != "503" {
+		if code := h.stranger(path); code != "503" {
 			t.Errorf("%s on the web: %s", path, code)
 		}
 	}
@@ -164,7 +164,7 @@ func (h *host) damaged(file, what string) (recovered bool) {
 		if st.Source != "current" || !st.Cell.Claimed || st.Cell.Name != "home" || st.Peers.Total < 1 {
 			t.Errorf("after pic recover: %+v", st)
 		}
-		if code := h.web("/api/auth/me"); code != "401" {
+		if code := h.stranger("/api/auth/me"); code != "401" {
 			t.Errorf("the web after pic recover: %s", code)
 		}
 		if s := into[api.Health](t, h.want(200, "GET", "/health", "")).Status; s == "recovered" {
@@ -179,8 +179,8 @@ func (h *host) damaged(file, what string) (recovered bool) {
 	return true
 }
 
-// web is the status that the web gives a stranger on the uplink's network.
-func (h *host) web(path string) string {
+// stranger is the status that the web gives a stranger on the uplink's network.
+func (h *host) stranger(path string) string {
 	h.t.Helper()
 	out, _ := h.far.Try("curl", "-sk", "--max-time", "5", "-o", "/dev/null", "-w", "%{http_code}", "https://192.168.77.2"+path)
 	return out
@@ -203,7 +203,7 @@ func TestALoneRemainderIsNotAFreshCell(t *testing.T) {
 			if s := into[api.Health](t, h.want(200, "GET", "/health", "")).Status; s != "recovered" {
 				t.Errorf("only %s is left: health %s", rest, s)
 			}
-			if code := h.web("/api/setup/status"); code != "503" {
+			if code := h.stranger("/api/setup/status"); code != "503" {
 				t.Errorf("only %s is left: the setup answers %s", rest, code)
 			}
 		})
