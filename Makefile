@@ -16,6 +16,8 @@ KILL_GOTEST ?= $(GOTEST)
 GOTEST    ?= go run ./rig/gotest -no-skips --
 # What the guest of the VM rig needs beside the test binary.
 VM        := $(CURDIR)/bin/vmtest -m 768 -t 8m -x ip -x nft -x wg -x ping -x nsenter -x setpriv -x mount -x sleep -x cat -a $(CURDIR)/bin/pic:/t/bin/pic
+# A machine whose clock may be set, and is wrong.
+VM_CLOCK  := $(CURDIR)/bin/vmtest -t 4m -x ip -q -rtc
 
 .DEFAULT_GOAL := build
 .PHONY: build ui pic run start stop restart flush logs claim-info test check fmt cover fuzz-smoke \
@@ -97,6 +99,8 @@ bin/vmtest: $(wildcard rig/vmtest/*)
 vmtest: pic bin/vmtest ## the tests that want a kernel with WireGuard, in a VM
 	@bin/vmtest -setup >/dev/null
 	CGO_ENABLED=0 $(GOTEST) -count=1 -tags nomsgpack -timeout 8m -exec "$(VM)" -run '^TestKernel' ./tunnel
+	CGO_ENABLED=0 $(GOTEST) -count=1 -tags nomsgpack -timeout 4m -exec "$(VM_CLOCK) -x chronyd -q base=1970-01-01" -run '^TestKernelClock' ./ntp
+	CGO_ENABLED=0 $(GOTEST) -count=1 -tags nomsgpack -timeout 4m -exec "$(VM_CLOCK) -e PIC_CLOCK_COLD_ONLY=1 -q base=2038-01-20" -run '^TestKernelClock' ./ntp
 	CGO_ENABLED=0 $(GOTEST) -count=1 -tags nomsgpack -timeout 8m -exec "$(VM)" ./rig
 
 screenshots: build setup-test ## docs/screenshot*.png, from the end-to-end run
@@ -105,7 +109,8 @@ screenshots: build setup-test ## docs/screenshot*.png, from the end-to-end run
 kill-tests: ## the process killed at every arrow of a commit and at random times
 	$(KILL_GOTEST) -count=$(KILLS) -tags "nomsgpack failpoint" -timeout 30m -run 'Kill' ./reconcile ./cmd/pic
 
-torture: ## the kill tests, N times
+torture: ## the real binary: 1,000 kills at random times, 1,000 at system calls, every damage to every file
+	PIC_TORTURE=1 $(GOTEST) -count=1 -v -tags nomsgpack -timeout 4h -run '^(TestDeath|TestEveryDamage|TestLockOut)' ./cmd/pic
 	@$(MAKE) --no-print-directory kill-tests KILLS=$(N)
 
 bench: ## our figures beside those of Debian's servers (bench/README.md)
