@@ -104,10 +104,13 @@ type Config struct {
 	Version string
 	Engine  *reconcile.Engine
 
-	Passwords *auth.Passwords
-	Sessions  *auth.Sessions
-	Backoff   *auth.Backoff
-	SetupCode *auth.SetupCode
+	Passwords     *auth.Passwords
+	Sessions      *auth.Sessions
+	Backoff       *auth.Backoff
+	SetupCode     *auth.SetupCode
+	Tokens        *auth.Tokens
+	SecondFactors *auth.SecondFactors
+	Audit         Audit
 
 	NewRef func(kind string) cell.SecretRef
 	Secret func(cell.SecretRef) (cell.Secret, error)
@@ -156,14 +159,18 @@ type Check struct {
 
 // API serves the routes. Make one with [New].
 type API struct {
-	cfg    *Config
-	huma   huma.API
-	router *gin.Engine
-	rows   []row
-	web    http.Handler
-	socket http.Handler
-	drafts *auth.SetupSessions[Draft]
-	conns  connLog
+	cfg       *Config
+	huma      huma.API
+	router    *gin.Engine
+	rows      []row
+	web       http.Handler
+	socket    http.Handler
+	tokenOnly http.Handler
+	refusals  allowance
+	drafts    *auth.SetupSessions[Draft]
+	conns     connLog
+
+	auditing sync.Mutex // held while revisions are recorded
 
 	mu      sync.Mutex
 	pending map[cell.Revision]time.Time // when a confirmed commit had settled
@@ -194,6 +201,7 @@ func New(cfg *Config) *API {
 	})
 	a.web = a.webChain(g)
 	a.socket = a.socketChain(g)
+	a.tokenOnly = a.tokenChain(g)
 	return a
 }
 
@@ -223,6 +231,9 @@ func (a *API) OpenAPI() ([]byte, error) { return a.huma.OpenAPI().MarshalJSON() 
 func (a *API) routes() {
 	a.setupRoutes()
 	a.authRoutes()
+	a.tokenRoutes()
+	a.secondFactorRoutes()
+	a.auditRoutes()
 	a.statusRoutes()
 	a.configRoutes()
 	a.revisionRoutes()

@@ -77,6 +77,7 @@ type loginIn struct {
 	Body struct {
 		User     string `json:"user" maxLength:"64"`
 		Password string `json:"password" maxLength:"256"`
+		TOTP     string `json:"totp,omitempty" maxLength:"64" doc:"the second factor's code, or a recovery code; asked for with code totp_required"`
 	}
 }
 
@@ -84,7 +85,7 @@ type loginIn struct {
 // same work.
 func (a *API) login(ctx context.Context, in *loginIn) (*meOut, error) {
 	addr := remote(requestOf(ctx)).Addr()
-	if err := a.checkPassword(ctx, in.Body.User, in.Body.Password); err != nil {
+	if err := a.checkLogin(ctx, in.Body.User, in.Body.Password, in.Body.TOTP); err != nil {
 		return nil, err
 	}
 	role, found := a.RoleOf(in.Body.User)
@@ -104,10 +105,21 @@ func wrongLogin() *Problem {
 	return problem(http.StatusUnauthorized, "unauthenticated", "user or password is wrong")
 }
 
-// checkPassword verifies one try, with backoff by account and address, and
-// upgrades an old hash.
+// checkPassword verifies the password alone: of somebody who is logged in.
 func (a *API) checkPassword(ctx context.Context, user, password string) error {
+	return a.check(ctx, user, password, func(*cell.User) error { return nil })
+}
+
+// checkLogin verifies the password and then the second factor, if there is one.
+func (a *API) checkLogin(ctx context.Context, user, password, code string) error {
+	return a.check(ctx, user, password, func(u *cell.User) error { return a.checkCode(ctx, u, code) })
+}
+
+// check verifies one try, with backoff by account and address, and upgrades an
+// old hash. Only when also has passed does the count start afresh.
+func (a *API) check(ctx context.Context, user, password string, also func(*cell.User) error) error {
 	source := sourceOf(ctx)
+	a.noteUser(ctx, user)
 	if wait := a.cfg.Backoff.Check(user, source); wait > 0 {
 		return tooMany(wait)
 	}
@@ -135,6 +147,9 @@ func (a *API) checkPassword(ctx context.Context, user, password string) error {
 		a.cfg.Backoff.Fail(user, source)
 		a.cfg.Log.Warn("wrong password", "user", user, "address", source)
 		return wrongLogin()
+	}
+	if err := also(u); err != nil {
+		return err
 	}
 	a.cfg.Backoff.Succeed(user, source)
 	if rehash {
@@ -191,7 +206,7 @@ func (a *API) changePassword(ctx context.Context, in *changePasswordIn) (*NoCont
 }
 
 // setPassword stores a new hash under a new reference.
-func (a *API) setPassword(ctx context.Context, user, password, message string, w Write) error {
+func (a *API) setPassword(ctx context.Context, user, password, message string, w Write, also ...func(*cell.User)) error {
 	st, _ := a.cfg.Engine.Running()
 	if err := auth.CheckPassword(password, user, st.Identity.Name); err != nil {
 		return invalid("/new", "%v", err)
@@ -209,6 +224,9 @@ func (a *API) setPassword(ctx context.Context, user, password, message string, w
 				return notFound("user", user)
 			}
 			u.PasswordHash = ref
+			for _, f := range also {
+				f(u)
+			}
 			return nil
 		}})
 	return err
@@ -315,6 +333,10 @@ func removeUser(s *cell.State, name string) error {
 	return nil
 }
 
+// clearSecondFactor is part of a reset: who lost the password may have lost the
+// device too.
+func clearSecondFactor(u *cell.User) { u.SecondFactor = nil }
+
 type resetIn struct {
 	Write
 	Body struct {
@@ -324,7 +346,7 @@ type resetIn struct {
 }
 
 func (a *API) resetPassword(ctx context.Context, in *resetIn) (*NoContent, error) {
-	if err := a.setPassword(ctx, in.Body.User, in.Body.Password, "reset the password of "+in.Body.User, in.Write); err != nil {
+	if err := a.setPassword(ctx, in.Body.User, in.Body.Password, "reset the password of "+in.Body.User, in.Write, clearSecondFactor); err != nil {
 		return nil, err
 	}
 	a.cfg.Sessions.RevokeUser(in.Body.User, "")

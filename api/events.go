@@ -13,7 +13,10 @@ import (
 	"github.com/personal-internet-cell/pic/cell"
 )
 
-const heartbeat = 20 * time.Second
+const (
+	heartbeat = 20 * time.Second
+	tokenLook = 500 * time.Millisecond
+)
 
 func (a *API) eventRoutes() {
 	register(a, Route{Access: auth.AccessUser, Operation: huma.Operation{Method: "GET", Path: "/api/events", OperationID: "events", Tags: []string{"core"},
@@ -34,16 +37,17 @@ func (a *API) events(ctx context.Context, _ *struct{}) (*huma.StreamResponse, er
 	if s := sessionOf(ctx); s != nil {
 		over = a.cfg.Sessions.Done(s.ID)
 	}
+	who := identityOf(ctx)
 	return &huma.StreamResponse{Body: func(hc huma.Context) {
 		hc.SetHeader("Content-Type", "text/event-stream")
 		hc.SetHeader("Cache-Control", "no-store")
 		hc.SetHeader("X-Accel-Buffering", "no")
 		hc.SetStatus(http.StatusOK)
-		a.stream(hc.Context(), hc.BodyWriter(), over)
+		a.stream(hc.Context(), hc.BodyWriter(), over, who)
 	}}, nil
 }
 
-func (a *API) stream(ctx context.Context, w io.Writer, over <-chan struct{}) {
+func (a *API) stream(ctx context.Context, w io.Writer, over <-chan struct{}, who auth.Identity) {
 	ctx, cancel := context.WithCancel(ctx)
 	defer cancel()
 	flush := func() bool {
@@ -67,12 +71,22 @@ func (a *API) stream(ctx context.Context, w io.Writer, over <-chan struct{}) {
 	}
 	beat := time.NewTicker(heartbeat)
 	defer beat.Stop()
+	var look <-chan time.Time // a token's stream ends within a second of the token
+	if who.Via == auth.ViaToken {
+		t := time.NewTicker(tokenLook)
+		defer t.Stop()
+		look = t.C
+	}
 	for {
 		select {
 		case <-ctx.Done():
 			return
 		case <-over:
 			return
+		case <-look:
+			if !a.cfg.Tokens.Valid(who) {
+				return
+			}
 		case n, open := <-changes:
 			if !open || !say(n) {
 				return

@@ -13,6 +13,7 @@ import (
 	"net/netip"
 	"net/url"
 	"strings"
+	"sync/atomic"
 	"testing"
 	"testing/fstest"
 	"time"
@@ -41,8 +42,18 @@ type rig struct {
 	code   *auth.SetupCode
 	secret func(cell.SecretRef) (cell.Secret, error)
 	// cut makes Reachable refuse.
-	cut bool
+	cut     bool
+	store   *datastore.Store
+	tokens  *auth.Tokens
+	factors *auth.SecondFactors
+	audit   *datastore.Audit
+	clock   *shiftedClock
 }
+
+// shiftedClock is the real one, moved.
+type shiftedClock struct{ by atomic.Int64 }
+
+func (c *shiftedClock) Now() time.Time { return time.Now().Add(time.Duration(c.by.Load())) }
 
 type textPlan string
 
@@ -68,13 +79,21 @@ func newRig(t *testing.T) *rig {
 		t.Fatal(err)
 	}
 	r := &rig{t: t, engine: engine, code: auth.NewSetupCode(&auth.SetupCodeConfig{}), secret: store.Secret}
+	r.clock = &shiftedClock{}
+	r.tokens = auth.NewTokens(&auth.TokensConfig{Now: r.clock.Now, State: func() *cell.State { s, _ := engine.Running(); return s }})
+	r.factors = auth.NewSecondFactors(&auth.SecondFactorsConfig{Now: r.clock.Now})
+	if r.audit, err = datastore.OpenAudit(store); err != nil {
+		t.Fatal(err)
+	}
+	r.store = store
 	role := func(user string) (cell.Role, bool) { return r.api.RoleOf(user) }
 	r.api = api.New(&api.Config{
 		Log: log, Now: time.Now, Version: "test", Engine: engine, Started: time.Now(), HTTPSPort: 443,
-		Passwords:    auth.NewPasswords(&auth.PasswordsConfig{Cost: auth.Cost{Memory: 64, Time: 1, Threads: 1}}),
-		Sessions:     auth.NewSessions(&auth.SessionsConfig{Role: role}),
-		Backoff:      auth.NewBackoff(&auth.BackoffConfig{}),
-		SetupCode:    r.code,
+		Passwords: auth.NewPasswords(&auth.PasswordsConfig{Cost: auth.Cost{Memory: 64, Time: 1, Threads: 1}}),
+		Sessions:  auth.NewSessions(&auth.SessionsConfig{Role: role}),
+		Backoff:   auth.NewBackoff(&auth.BackoffConfig{}),
+		SetupCode: r.code,
+		Tokens:    r.tokens, SecondFactors: r.factors, Audit: r.audit,
 		NewRef:       store.NewRef,
 		Secret:       store.Secret,
 		Tunnel:       func(context.Context) (api.TunnelStatus, error) { return api.TunnelStatus{Backend: "kernel"}, nil },
@@ -131,6 +150,7 @@ func newRig(t *testing.T) *rig {
 		r.server.Close()
 		cancel()
 		<-done
+		_ = r.audit.Close()
 		_ = store.Close()
 	})
 	return r
@@ -267,4 +287,9 @@ func claimedRig(t *testing.T) (*rig, *browser) {
 	b := r.browser()
 	b.claim()
 	return r, b
+}
+
+func (b *browser) cookies() []*http.Cookie {
+	u, _ := url.Parse(b.r.server.URL)
+	return b.c.Jar.Cookies(u)
 }

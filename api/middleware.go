@@ -22,6 +22,8 @@ const (
 	keySession ctxKey = iota
 	keyRequest
 	keySocket
+	keyToken
+	keyAudit
 )
 
 func requestID(ctx context.Context) string { return auth.RequestID(ctx) }
@@ -31,6 +33,9 @@ func identityOf(ctx context.Context) auth.Identity {
 	if ctx.Value(keySocket) != nil {
 		id, _ := auth.SocketIdentity(ctx)
 		return id
+	}
+	if t, ok := ctx.Value(keyToken).(auth.Identity); ok {
+		return t
 	}
 	if s := sessionOf(ctx); s != nil {
 		return s.Identity()
@@ -106,14 +111,14 @@ func (a *API) webChain(next http.Handler) http.Handler {
 			a.writeHTTPProblem(w, r, fromAuth(p))
 		},
 	})
-	return guard.Wrap(a.inner(a.session(a.gate(next))))
+	return a.audited(guard.Wrap(a.inner(a.bearer(a.session(a.gate(next))))))
 }
 
 // socketChain wraps the router for the local socket: the kernel has proved who
 // connects, and no browser can reach it.
 func (a *API) socketChain(next http.Handler) http.Handler {
 	guard := auth.NewWebGuard(&auth.WebGuardConfig{MaxBody: maxBody, Log: a.cfg.Log})
-	h := guard.RequestID(guard.Limits(a.inner(a.gate(next))))
+	h := a.audited(guard.RequestID(guard.Limits(a.inner(a.gate(next)))))
 	return http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
 		id, known := auth.SocketIdentity(r.Context())
 		if !known || id.Role != cell.RoleAdmin {
@@ -161,7 +166,7 @@ func (a *API) inner(next http.Handler) http.Handler {
 func (a *API) session(next http.Handler) http.Handler {
 	return http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
 		token := auth.SessionToken(r)
-		if token == "" {
+		if _, given := auth.BearerToken(r); token == "" || given {
 			next.ServeHTTP(w, r)
 			return
 		}
@@ -172,6 +177,7 @@ func (a *API) session(next http.Handler) http.Handler {
 			next.ServeHTTP(w, r)
 			return
 		}
+		noteWho(r.Context(), s.Identity())
 		next.ServeHTTP(w, r.WithContext(context.WithValue(r.Context(), keySession, &s)))
 	})
 }
@@ -217,6 +223,7 @@ func (a *API) gate(next http.Handler) http.Handler {
 func (a *API) writeHTTPProblem(w http.ResponseWriter, r *http.Request, p *Problem) {
 	q := *p
 	q.RequestID = requestID(r.Context())
+	noteCode(r.Context(), q.Code)
 	h := w.Header()
 	for k, v := range q.GetHeaders() {
 		h[k] = v
@@ -238,6 +245,7 @@ func (a *API) writeProblem(ctx huma.Context, err error) {
 	for k, v := range p.GetHeaders() {
 		ctx.SetHeader(k, strings.Join(v, ", "))
 	}
+	noteCode(ctx.Context(), p.Code)
 	ctx.SetHeader("Content-Type", "application/problem+json")
 	ctx.SetStatus(p.Status)
 	if err := json.NewEncoder(ctx.BodyWriter()).Encode(p); err != nil {

@@ -118,6 +118,7 @@ func (a *API) problemOf(ctx context.Context, err error) error {
 		}
 	}
 	p.RequestID = requestID(ctx)
+	noteCode(ctx, p.Code)
 	return p
 }
 

@@ -45,6 +45,7 @@ type Identity struct {
 	Via      Via
 	UID      uint32    // with ViaSocket
 	Session  string    // public id of the session, with ViaSession
+	Token    string    // public id of the API token, with ViaToken
 	Reauthed time.Time // when the password was last entered, with ViaSession
 }
 

@@ -4,6 +4,7 @@ import (
 	"fmt"
 	"net/netip"
 	"reflect"
+	"slices"
 	"strings"
 	"testing"
 	"time"
@@ -18,7 +19,8 @@ import (
 func full(t testing.TB) *cell.State {
 	s := claimed()
 	s.Identity = cell.Identity{Name: "home", Mode: cell.ModeOwn, Domain: "home.example.org"}
-	s.Users = append(s.Users, cell.User{Name: "kid", Role: cell.RoleAdmin, PasswordHash: "pw2"})
+	s.Users = append(s.Users, cell.User{Name: "kid", Role: cell.RoleAdmin, PasswordHash: "pw2", Tokens: []cell.Token{{
+		ID: strings.Repeat("a", 24), Name: "ci", Hash: strings.Repeat("b", 64), Scopes: []cell.TokenScope{{Method: "GET", Path: "/api/**"}}, Created: soon.Add(-24 * time.Hour), Expires: soon}}})
 	n := &s.Network
 	n.Uplink, n.PublicWeb = "eth0", true
 	n.LAN = []cell.LAN{{Name: "lan", Interface: "eth1", Prefixes: []netip.Prefix{netip.MustParsePrefix("192.168.7.0/24")}, Addresses: []netip.Addr{netip.MustParseAddr("192.168.7.1")}}}
@@ -104,7 +106,20 @@ var impacts = []struct {
 	{"tls/authorities", func(s *cell.State) { s.TLS.Authorities = nil }, []string{"authority ca: trust only the authority ca"}},
 	{"tls/authorities/retired", func(s *cell.State) { s.TLS.Authorities[0].Retired = true }, []string{"authority ca: trust only the authority ca"}},
 
-	{"users", func(s *cell.State) { s.Users = s.Users[:1]; s.Peers[0].Owner = "" }, []string{"user kid: can no longer log in", "user kid: no longer owns the device laptop"}},
+	{"users", func(s *cell.State) { s.Users = s.Users[:1]; s.Peers[0].Owner = "" }, []string{"user kid: can no longer log in", "user kid: the API token ci of kid stops working", "user kid: no longer owns the device laptop"}},
+	{"users/tokens", func(s *cell.State) { s.Users[1].Tokens = nil }, []string{"user kid: the API token ci of kid stops working"}},
+	{"users/tokens/hash", func(s *cell.State) {
+		s.Users[1].Tokens = slices.Clone(s.Users[1].Tokens)
+		s.Users[1].Tokens[0].Hash = strings.Repeat("c", 64)
+	}, []string{"user kid: the API token ci of kid stops working"}},
+	{"users/tokens/expires", func(s *cell.State) {
+		s.Users[1].Tokens = slices.Clone(s.Users[1].Tokens)
+		s.Users[1].Tokens[0].Expires = soon.Add(-time.Hour)
+	}, []string{"user kid: the API token ci of kid stops working"}},
+	{"users/tokens/scopes", func(s *cell.State) {
+		s.Users[1].Tokens = slices.Clone(s.Users[1].Tokens)
+		s.Users[1].Tokens[0].Scopes = []cell.TokenScope{{Method: "GET", Path: "/api/status"}}
+	}, []string{"user kid: the API token ci of kid may do less"}},
 	{"users/role", func(s *cell.State) { s.Users[1].Role = cell.RolePeer }, []string{"user kid: can no longer administer"}},
 	{"users/password_hash", func(s *cell.State) { s.Users[1].PasswordHash = "new" }, []string{"user kid: with the old password"}},
 
@@ -196,6 +211,12 @@ var harmless = map[string]string{
 	"ddns/token":                  "the same",
 	"users/name":                  "an id: see users",
 	"users/created":               "a date",
+	"users/tokens/id":             "an id: see users/tokens",
+	"users/tokens/name":           "a label",
+	"users/tokens/created":        "a date",
+	"users/tokens/scopes/method":  "see users/tokens/scopes",
+	"users/tokens/scopes/path":    "see users/tokens/scopes",
+	"users/second_factor":         "asked for at the next login; its owner sets it up themselves",
 	"peers/name":                  "an id: see peers",
 	"peers/keepalive":             "told to clients made later",
 	"peers/note":                  "a note",

@@ -270,6 +270,10 @@ type User struct {
 	Role         Role      `json:"role"`
 	PasswordHash SecretRef `json:"password_hash"`
 	Created      time.Time `json:"created"`
+	// Tokens and SecondFactor go with the user: they are as monotonic in a
+	// rollback, and end when the user does.
+	Tokens       []Token       `json:"tokens,omitempty"`
+	SecondFactor *SecondFactor `json:"second_factor,omitempty"`
 }
 
 func (u *User) validate(v *validation) {
@@ -278,5 +282,12 @@ func (u *User) validate(v *validation) {
 	}
 	if u.PasswordHash == "" {
 		v.add("password_hash", "a user needs a password")
+	}
+	v.max("tokens", len(u.Tokens), MaxTokensPerUser)
+	for i := range u.Tokens {
+		v.in("tokens/"+strconv.Itoa(i), func() { u.Tokens[i].validate(v) })
+	}
+	if u.SecondFactor != nil {
+		v.in("second_factor", func() { u.SecondFactor.validate(v) })
 	}
 }

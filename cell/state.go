@@ -150,6 +150,9 @@ func (s *State) SecretRefs() []SecretRef {
 	add(s.DDNS.Token)
 	for i := range s.Users {
 		add(s.Users[i].PasswordHash)
+		if f := s.Users[i].SecondFactor; f != nil {
+			add(f.Secret)
+		}
 	}
 	for i := range s.Peers {
 		add(s.Peers[i].PresharedKey)

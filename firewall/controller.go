@@ -7,6 +7,7 @@ import (
 	"log/slog"
 	"slices"
 	"sync"
+	"sync/atomic"
 
 	"golang.org/x/sys/unix"
 
@@ -29,6 +30,9 @@ type Controller struct {
 
 	earlyEnded bool // the early table is known to be gone
 
+	// sysctls are those of the last policy that was applied, for Watch.
+	sysctls atomic.Pointer[[]Sysctl]
+
 	notices noticeBoard
 }
 
@@ -48,6 +52,7 @@ func (c *Controller) Apply(ctx context.Context, p Policy) (changed bool, err err
 		return false, err
 	}
 	p = p.forKernel()
+	c.sysctls.Store(nil) // a parameter that can't be set is retried by the caller's clock
 	steps := []struct {
 		doing string
 		run   func() (bool, error)
@@ -64,6 +69,7 @@ func (c *Controller) Apply(ctx context.Context, p Policy) (changed bool, err err
 		{"ending connections", c.endSessions},
 		{"reading back", func() (bool, error) { return false, c.verify(p, changed) }},
 		{"enabling forwarding", func() (bool, error) { return applySysctls(p.Forwarding) }},
+		{"passing Docker's firewall", func() (bool, error) { return c.passDocker(len(p.Forwarding) > 0), nil }},
 		{"ending the early rules", func() (bool, error) { return c.endEarly(ctx) }},
 	}
 	for _, s := range steps {
@@ -79,6 +85,8 @@ func (c *Controller) Apply(ctx context.Context, p Policy) (changed bool, err err
 			return changed, fmt.Errorf("%s: %w", s.doing, explain(err))
 		}
 	}
+	all := slices.Concat(p.Sysctls, p.Forwarding)
+	c.sysctls.Store(&all)
 	c.look(p)
 	return changed, nil
 }
@@ -176,6 +184,7 @@ func (c *Controller) Flush(ctx context.Context) error {
 	if _, err := removeRoutes(nil); err != nil {
 		return fmt.Errorf("removing routes: %w", explain(err))
 	}
+	c.passDocker(false)
 	if err := deleteTables(ctx, "pic", "pic_guard", "pic_acct", earlyTable); err != nil {
 		return fmt.Errorf("deleting tables: %w", explain(err))
 	}

@@ -19,8 +19,11 @@ func (c *Controller) look(p Policy) {
 		forwards && strictReversePath())
 	foreign, found := foreignDrop()
 	c.notices.set(cell.Notice{Code: "firewall_foreign_drop", Subject: "forward", Severity: cell.Warning,
-		Text: fmt.Sprintf("Another program's firewall (%s) drops what it does not know, so peers may not get out although the cell lets them. With Docker: iptables -I DOCKER-USER -i pic0 -j ACCEPT; iptables -I DOCKER-USER -o pic0 -j ACCEPT, and the same with ip6tables.", foreign)},
+		Text: fmt.Sprintf("Another program's firewall (%s) drops what it does not know, so peers may not get out although the cell lets them. With ufw: ufw route allow in on pic0; ufw route allow out on pic0. With iptables: iptables -I FORWARD -i pic0 -j ACCEPT; iptables -I FORWARD -o pic0 -j ACCEPT, and the same with ip6tables.", foreign)},
 		forwards && found)
+	c.notices.set(cell.Notice{Code: "firewall_docker", Subject: "iptables-legacy", Severity: cell.Warning,
+		Text: "Docker's firewall is in the old iptables tables, which the cell can't change, and drops what peers send. " + dockerCure},
+		forwards && legacyDocker())
 }
 
 // strictReversePath reports whether the machine's reverse-path filter is
@@ -42,8 +45,13 @@ func foreignDrop() (string, bool) {
 	if err != nil {
 		return "", false
 	}
+	passed := map[nftables.TableFamily]bool{} // DOCKER-USER lets ours through
 	for _, ch := range chains {
-		ours := strings.HasPrefix(ch.Table.Name, "pic") && ch.Table.Family == nftables.TableFamilyINet
+		passed[ch.Table.Family] = passed[ch.Table.Family] || ch.Table.Name == filterTable && ch.Name == dockerUser
+	}
+	for _, ch := range chains {
+		ours := strings.HasPrefix(ch.Table.Name, "pic") && ch.Table.Family == nftables.TableFamilyINet ||
+			passed[ch.Table.Family] && ch.Table.Name == filterTable && ch.Name == filterForward
 		if !ours && ch.Hooknum != nil && *ch.Hooknum == *nftables.ChainHookForward && ch.Policy != nil && *ch.Policy == nftables.ChainPolicyDrop {
 			return ch.Table.Name + " " + ch.Name, true
 		}

@@ -13,7 +13,7 @@ import (
 // shows the network namespace of the process.
 func applySysctls(want []Sysctl) (changed bool, err error) {
 	for _, s := range want {
-		path := filepath.Join("/proc/sys", s.name())
+		path := s.path()
 		b, err := os.ReadFile(path)
 		switch {
 		case errors.Is(err, fs.ErrNotExist) && s.Optional:
@@ -21,8 +21,7 @@ func applySysctls(want []Sysctl) (changed bool, err error) {
 		case err != nil:
 			return changed, fmt.Errorf("reading %s: %w", s.name(), err)
 		}
-		have := strings.TrimSpace(string(b))
-		if have == s.Value || (s.OnlyIf != "" && have != s.OnlyIf) {
+		if !s.differs(b) {
 			continue
 		}
 		if err := os.WriteFile(path, []byte(s.Value), 0o644); err != nil {
@@ -34,4 +33,18 @@ func applySysctls(want []Sysctl) (changed bool, err error) {
 		changed = true
 	}
 	return changed, nil
+}
+
+func (s Sysctl) path() string { return filepath.Join("/proc/sys", s.name()) }
+
+// differs reports whether the value as it was read has to be set.
+func (s Sysctl) differs(value []byte) bool {
+	have := strings.TrimSpace(string(value))
+	return have != s.Value && (s.OnlyIf == "" || have == s.OnlyIf)
+}
+
+// drifted reports whether the parameter can be read and has to be set.
+func (s Sysctl) drifted() bool {
+	b, err := os.ReadFile(s.path())
+	return err == nil && s.differs(b)
 }

@@ -4,7 +4,9 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"slices"
 	"strings"
+	"syscall"
 	"time"
 
 	"github.com/vishvananda/netlink/nl"
@@ -15,17 +17,22 @@ import (
 )
 
 const (
-	debounce     = 250 * time.Millisecond
-	maxTriggers  = 10
-	triggerSpan  = 5 * time.Second
+	// gather is the least time between two triggers. The first event of a burst
+	// triggers at once: who is triggered gathers too, and two waits in a row
+	// would double the time to a repair.
+	gather       = 250 * time.Millisecond
 	watchTimeout = 1 // seconds a socket waits before it looks at its context
+	// sysctlPoll is how often the kernel parameters are read that have no event:
+	// RTM_NEWNETCONF tells of forwarding and rp_filter only, and inotify(7) does
+	// not see /proc.
+	sysctlPoll = time.Second
 )
 
 // Watch returns a task that calls trigger when something of ours, or something
 // the policy is made from (links, addresses, the default route), changed in the
-// kernel. Changes within 250 ms are one; more than 10 triggers in 5 s mean that
-// another program fights with us, which becomes a notice and makes trigger wait
-// until there is room again. trigger runs on the task's own goroutine.
+// kernel: at once, then at most every 250 ms, with one more trigger for what
+// came in between. How many of them become repairs is for the caller to limit.
+// trigger runs on the task's own goroutine.
 func (c *Controller) Watch(trigger func()) lifecycle.Task {
 	return &watch{c: c, trigger: trigger, ready: make(chan struct{})}
 }
@@ -42,7 +49,8 @@ func (w *watch) Ready() <-chan struct{} { return w.ready }
 // Run subscribes and forwards until ctx ends. Sockets are opened before Ready.
 func (w *watch) Run(ctx context.Context) error {
 	route, err := subscribe(unix.NETLINK_ROUTE, unix.RTNLGRP_LINK, unix.RTNLGRP_IPV4_IFADDR, unix.RTNLGRP_IPV6_IFADDR,
-		unix.RTNLGRP_IPV4_ROUTE, unix.RTNLGRP_IPV6_ROUTE, unix.RTNLGRP_IPV4_RULE, unix.RTNLGRP_IPV6_RULE)
+		unix.RTNLGRP_IPV4_ROUTE, unix.RTNLGRP_IPV6_ROUTE, unix.RTNLGRP_IPV4_RULE, unix.RTNLGRP_IPV6_RULE,
+		unix.RTNLGRP_IPV4_NETCONF, unix.RTNLGRP_IPV6_NETCONF)
 	if err != nil {
 		return fmt.Errorf("subscribing to rtnetlink: %w", explain(err))
 	}
@@ -63,6 +71,7 @@ func (w *watch) Run(ctx context.Context) error {
 	return lifecycle.Run(ctx,
 		read("rtnetlink events", route, ourRouteEvent),
 		read("nftables events", filter, ourTableEvent),
+		lifecycle.Func("kernel parameters", func(ctx context.Context) error { w.c.pollSysctls(ctx, events); return nil }),
 		lifecycle.Func("firewall trigger", func(ctx context.Context) error { w.pace(ctx, events); return nil }))
 }
 
@@ -96,13 +105,28 @@ func receive(ctx context.Context, s *nl.NetlinkSocket, ours func(uint16, []byte)
 			hit = hit || ours(m.Header.Type, m.Data)
 		}
 		if hit {
-			select {
-			case events <- struct{}{}:
-			default: // one is waiting already
-			}
+			note(events)
 		}
 	}
 	return nil
+}
+
+// note adds an event, unless one is waiting already.
+func note(events chan<- struct{}) {
+	select {
+	case events <- struct{}{}:
+	default:
+	}
+}
+
+// pollSysctls compares the kernel parameters of the last policy that was
+// applied with their values, until ctx ends.
+func (c *Controller) pollSysctls(ctx context.Context, events chan<- struct{}) {
+	for pause(ctx, sysctlPoll) == nil {
+		if want := c.sysctls.Load(); want != nil && slices.ContainsFunc(*want, Sysctl.drifted) {
+			note(events)
+		}
+	}
 }
 
 // ourRouteEvent reports whether an rtnetlink message is about something the
@@ -110,9 +134,8 @@ func receive(ctx context.Context, s *nl.NetlinkSocket, ours func(uint16, []byte)
 func ourRouteEvent(kind uint16, data []byte) bool {
 	switch kind {
 	case unix.RTM_NEWLINK, unix.RTM_DELLINK:
-		// ifi_change 0: statistics or a wireless event, nothing that routes.
-		return kind == unix.RTM_DELLINK || len(data) >= unix.SizeofIfInfomsg && u32(data[12:]) != 0
-	case unix.RTM_NEWADDR, unix.RTM_DELADDR:
+		return kind == unix.RTM_DELLINK || !wireless(data)
+	case unix.RTM_NEWADDR, unix.RTM_DELADDR, unix.RTM_NEWNETCONF, unix.RTM_DELNETCONF:
 		return true
 	case unix.RTM_NEWRULE, unix.RTM_DELRULE:
 		_, attrs, err := parse(data)
@@ -132,64 +155,60 @@ func ourRouteEvent(kind uint16, data []byte) bool {
 	return false
 }
 
-// ourTableEvent reports whether an nftables message names a table of ours: its
-// name is the first attribute of every kind of message but the generation's.
+// wireless reports whether a link message tells of a scan and not of a change:
+// those come many times a minute. A new name or MTU has ifi_change 0 as well.
+func wireless(data []byte) bool {
+	if len(data) < unix.SizeofIfInfomsg || u32(data[12:]) != 0 {
+		return false
+	}
+	attrs, err := nl.ParseRouteAttr(data[unix.SizeofIfInfomsg:])
+	return err == nil && slices.ContainsFunc(attrs, func(a syscall.NetlinkRouteAttr) bool { return a.Attr.Type == unix.IFLA_WIRELESS })
+}
+
+// ourTableEvent reports whether an nftables message names a table of ours, or
+// the chains in which Docker drops what is forwarded and lets others say what
+// is not to be dropped. The table's name is the first attribute of every kind
+// of message but the generation's.
 func ourTableEvent(kind uint16, data []byte) bool {
 	const header = 4 // struct nfgenmsg
 	if kind&0xff == unix.NFT_MSG_NEWGEN || len(data) < header {
 		return false
 	}
-	attrs, err := nl.ParseRouteAttr(data[header:])
+	list, err := nl.ParseRouteAttr(data[header:])
 	if err != nil {
 		return false
 	}
-	for _, a := range attrs {
-		if a.Attr.Type&^unix.NLA_F_NESTED != 1 {
-			continue
-		}
-		switch strings.TrimRight(string(a.Value), "\x00") {
-		case "pic", "pic_guard", "pic_acct":
-			return true
-		}
+	attrs := make(map[uint16]string, len(list))
+	for _, a := range list {
+		attrs[a.Attr.Type&^unix.NLA_F_NESTED] = strings.TrimRight(string(a.Value), "\x00")
+	}
+	chain := ""
+	switch kind & 0xff {
+	case unix.NFT_MSG_NEWCHAIN, unix.NFT_MSG_DELCHAIN:
+		chain = attrs[unix.NFTA_CHAIN_NAME]
+	case unix.NFT_MSG_NEWRULE, unix.NFT_MSG_DELRULE:
+		chain = attrs[unix.NFTA_RULE_CHAIN]
+	}
+	switch attrs[1] {
+	case "pic", "pic_guard", "pic_acct":
+		return true
+	case filterTable:
+		return chain == dockerUser || chain == filterForward
 	}
 	return false
 }
 
-// pace gathers events for 250 ms and calls trigger, at most 10 times in 5 s.
+// pace calls trigger for every event, at most every 250 ms.
 func (w *watch) pace(ctx context.Context, events <-chan struct{}) {
-	var times []time.Time
-	quiet := time.NewTicker(triggerSpan)
-	defer quiet.Stop()
-	contested := cell.Notice{Code: "firewall_contested", Subject: "nftables", Severity: cell.Alarm,
-		Text: "Another program keeps changing the cell's firewall rules or routes; they are put back, at most 10 times in 5 seconds. Find it with `nft monitor` and `ip monitor` and stop it."}
 	for {
 		select {
 		case <-ctx.Done():
 			return
-		case <-quiet.C:
-			if n := len(times); n > 0 && time.Since(times[n-1]) >= triggerSpan {
-				w.c.notices.set(contested, false)
-			}
-			continue
 		case <-events:
 		}
-		if pause(ctx, debounce) != nil {
-			return
-		}
-		select { // what came meanwhile is in this trigger
-		case <-events:
-		default:
-		}
-		now := time.Now()
-		for len(times) > 0 && now.Sub(times[0]) >= triggerSpan {
-			times = times[1:]
-		}
-		busy := len(times) >= maxTriggers
-		w.c.notices.set(contested, busy)
-		if busy && pause(ctx, times[0].Add(triggerSpan).Sub(now)) != nil {
-			return
-		}
-		times = append(times, time.Now())
 		w.trigger()
+		if pause(ctx, gather) != nil {
+			return
+		}
 	}
 }

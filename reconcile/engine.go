@@ -40,7 +40,7 @@ type Config struct {
 	Facts cell.Facts
 	Log   *slog.Logger
 	Now   func() time.Time
-	// Resync is how often the world is looked at although nothing was heard; default 5 min.
+	// Resync is how often the world is looked at although nothing was heard; default 5 min, negative: never.
 	Resync time.Duration
 	// SettleTimeout bounds one Apply of a stage in the foreground; default 30 s.
 	SettleTimeout time.Duration
@@ -116,7 +116,7 @@ func New(c *Config) (*Engine, error) {
 	if e.now == nil {
 		e.now = time.Now
 	}
-	if e.resync <= 0 {
+	if e.resync == 0 {
 		e.resync = defaultResync
 	}
 	if e.settleTimeout <= 0 {
@@ -217,7 +217,7 @@ func (e *Engine) Notices() []cell.Notice {
 	}
 	if fighting {
 		out = append(out, cell.Notice{Code: "repairs_limited", Subject: "settle", Severity: cell.Warning,
-			Text: "Something keeps changing what the cell sets up; it is repaired at most 10 times in 5 seconds. Stop the other program that manages the network or the firewall."})
+			Text: "Something keeps changing what the cell sets up; it is repaired at most 10 times in 5 seconds. Find the other program with `nft monitor` and `ip monitor`, and stop it."})
 	}
 	for _, s := range e.stages {
 		if s.notices != nil {

@@ -69,7 +69,7 @@ func (e *Engine) Run(ctx context.Context) error {
 			wg.Go(func() { e.runLearner(ctx, st) })
 		}
 	}
-	l := &loop{engine: e, look: stoppedTimer(), retry: stoppedTimer(), confirm: stoppedTimer()}
+	l := &loop{engine: e, look: stoppedTimer(), retry: stoppedTimer(), confirm: stoppedTimer(), calm: stoppedTimer()}
 	l.run(ctx)
 	return nil
 }
@@ -89,12 +89,17 @@ type loop struct {
 	backoff  time.Duration
 	confirm  *time.Timer // the pending commit's time is over
 	repaired []time.Time // the last looks that changed something
+	calm     *time.Timer // nothing had to be repaired for a while
 }
 
 func (l *loop) run(ctx context.Context) {
 	e := l.engine
-	resync := time.NewTicker(e.resync)
-	defer resync.Stop()
+	var resync <-chan time.Time // nil: never
+	if e.resync > 0 {
+		t := time.NewTicker(e.resync)
+		defer t.Stop()
+		resync = t.C
+	}
 	l.arm()
 	l.after(e.anyFailed())
 	nudge(e.tidy) // what a crash left
@@ -106,17 +111,23 @@ func (l *loop) run(ctx context.Context) {
 			e.log.Debug("looking again", "reason", reason)
 			l.schedule()
 		case <-e.learned:
+			if l.wait() > debounce {
+				l.schedule()
+				continue
+			}
 			l.locked(ctx, func() {
 				if e.plansDiffer() {
 					l.settle(ctx)
 				}
 			})
+		case <-l.calm.C:
+			e.setFighting(false)
 		case <-l.look.C:
 			l.due = false
 			l.locked(ctx, func() { l.settle(ctx) })
 		case <-l.retry.C:
 			l.locked(ctx, func() { l.settle(ctx) })
-		case <-resync.C:
+		case <-resync:
 			l.locked(ctx, func() { l.settle(ctx) })
 			e.kickBackground()
 		case <-e.timing:
@@ -155,13 +166,22 @@ func (l *loop) schedule() {
 	if l.due {
 		return
 	}
-	wait := debounce
-	if n := len(l.repaired); n >= repairs {
-		wait = max(wait, repairWindow-time.Since(l.repaired[n-repairs]))
+	wait := l.wait()
+	if wait > debounce {
+		l.engine.setFighting(true)
+		l.calm.Reset(wait + repairWindow)
 	}
-	l.engine.setFighting(wait > debounce)
 	l.due = true
 	l.look.Reset(wait)
+}
+
+// wait is the debounce, or longer when the limit on repairs is reached.
+func (l *loop) wait() time.Duration {
+	n := len(l.repaired)
+	if n < repairs {
+		return debounce
+	}
+	return max(debounce, repairWindow-time.Since(l.repaired[n-repairs]))
 }
 
 // settle looks once and arms the timer for the next try if a stage failed.
@@ -170,8 +190,7 @@ func (l *loop) settle(ctx context.Context) {
 	if changed {
 		l.repaired = append(l.repaired, time.Now())
 		l.repaired = l.repaired[max(0, len(l.repaired)-repairs):]
-	} else {
-		l.engine.setFighting(false)
+		l.calm.Reset(2 * repairWindow)
 	}
 	failed := false
 	for _, err := range errs {
@@ -226,6 +245,9 @@ func (e *Engine) setFighting(fighting bool) {
 	defer e.mu.Unlock()
 	if e.fighting != fighting {
 		e.fighting = fighting
+		if fighting {
+			e.log.Warn("another program keeps changing what is set up here")
+		}
 		e.publish()
 	}
 }

@@ -49,7 +49,9 @@ type Controller struct {
 	vault    vault
 	embedded map[string]Embedded
 	// names are the links of ours, with the interface index last seen.
-	names   map[string]int
+	names map[string]int
+	// settled is the last plan applied without an error, for Watch.
+	settled Devices
 	notices map[string][]cell.Notice // by device
 }
 
@@ -76,6 +78,7 @@ func New(c *Config) *Controller {
 func (c *Controller) Apply(ctx context.Context, want Devices) (changed bool, err error) {
 	c.mu.Lock()
 	defer c.mu.Unlock()
+	c.settled = nil
 	var errs []error
 	for _, name := range slices.Sorted(maps.Keys(c.names)) {
 		if slices.ContainsFunc(want, func(d Device) bool { return d.Name == name }) {
@@ -98,6 +101,9 @@ func (c *Controller) Apply(ctx context.Context, want Devices) (changed bool, err
 		}
 	}
 	c.vault.keep(want)
+	if len(errs) == 0 {
+		c.settled = want
+	}
 	return changed, errors.Join(errs...)
 }
 

@@ -318,18 +318,67 @@ func TestWatchReportsOursOnceAndSurvivesABrokenSubscription(t *testing.T) {
 		for range 20 {
 			k.events <- tunnel.Event{Name: "pic0"}
 		}
-		expect(1, "a burst")
-		for range 3 { // 450 ms of events: two calls, not three
+		expect(2, "a burst: its first event, and the others")
+		for range 5 { // 600 ms of events: at 0, 250, 500, and what was left at 750
 			k.events <- tunnel.Event{Name: "pic0"}
 			time.Sleep(150 * time.Millisecond)
 		}
-		expect(3, "a trickle")
+		expect(6, "a trickle")
 		k.events <- tunnel.Event{Index: k.links["pic0"].link.Index}
-		expect(4, "a lost address")
+		expect(7, "a lost address")
+		k.events <- tunnel.Event{Name: "other", Index: k.links["pic0"].link.Index}
+		expect(8, "a new name")
 		k.breaks <- errors.New("events were lost")
-		expect(5, "a break")
+		expect(9, "a break")
 		k.events <- tunnel.Event{Name: "pic0"}
-		expect(6, "the new subscription")
+		expect(10, "the new subscription")
+		cancel()
+		must(t, <-done)
+	})
+}
+
+// Linux tells nobody of a change of peers: a look every two seconds finds it.
+func TestWatchFindsChangedPeers(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		h, k := newHousehold(), newFake()
+		h.add("laptop", "phone")
+		c := h.controller(k, false)
+		_, err := settle(c, h.plan())
+		must(t, err)
+		calls := 0
+		ctx, cancel := context.WithCancel(bg)
+		done := make(chan error)
+		mend := func() {
+			calls++
+			_, err := settle(c, h.plan())
+			must(t, err)
+		}
+		go func() { done <- c.Watch(mend).Run(ctx) }()
+		d := k.links["pic0"]
+		key, other := d.device.Peers[0].PublicKey, d.device.Peers[1].PublicKey
+		allowed := []netip.Prefix{netip.MustParsePrefix("0.0.0.0/0")}
+		mark := uint32(7)
+		for i, x := range []struct {
+			name string
+			p    tunnel.Patch
+		}{
+			{"a peer removed", tunnel.Patch{Peers: []tunnel.PeerPatch{{PublicKey: key, Remove: true}}}},
+			{"a stranger added", tunnel.Patch{Peers: []tunnel.PeerPatch{{PublicKey: "c3RyYW5nZXJzdHJhbmdlcnN0cmFuZ2Vyc3RyYW5nZXI="}}}},
+			{"allowed addresses widened", tunnel.Patch{Peers: []tunnel.PeerPatch{{PublicKey: other, AllowedIPs: allowed}}}},
+			{"a preshared key taken away", tunnel.Patch{Peers: []tunnel.PeerPatch{{PublicKey: other, PresharedKey: new(cell.Secret)}}}},
+			{"the mark changed", tunnel.Patch{FirewallMark: &mark}},
+		} {
+			must(t, d.Set(x.p))
+			time.Sleep(2100 * time.Millisecond)
+			synctest.Wait()
+			if calls != i+1 {
+				t.Errorf("%s: %d calls, want %d", x.name, calls, i+1)
+			}
+		}
+		time.Sleep(time.Minute)
+		if calls != 5 {
+			t.Errorf("%d calls when nothing changes", calls)
+		}
 		cancel()
 		must(t, <-done)
 	})

@@ -193,16 +193,12 @@ func (h *host) Watch(ctx context.Context, event func(Event)) error {
 			if !ok {
 				return errors.New("reading link events: the subscription ended")
 			}
-			if u.Header.Type == unix.RTM_DELLINK || u.Attrs().Flags&net.FlagUp == 0 {
-				event(Event{Name: u.Attrs().Name, Index: u.Attrs().Index})
-			}
+			event(Event{Name: u.Attrs().Name, Index: u.Attrs().Index})
 		case u, ok := <-addrs:
 			if !ok {
 				return errors.New("reading address events: the subscription ended")
 			}
-			if !u.NewAddr {
-				event(Event{Index: u.LinkIndex})
-			}
+			event(Event{Index: u.LinkIndex})
 		}
 	}
 }

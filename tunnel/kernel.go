@@ -43,9 +43,8 @@ type Kernel interface {
 	WireGuard(name string) WireGuard
 	// Embed runs a WireGuard device in this process, on a TUN of that name.
 	Embed(name string, mtu int) (Embedded, error)
-	// Watch calls event, from one goroutine, for each link that went away or
-	// down and each address that was removed, until ctx is done (nil) or the
-	// subscription breaks (an error).
+	// Watch calls event, from one goroutine, for each change of a link or an
+	// address, until ctx is done (nil) or the subscription breaks (an error).
 	Watch(ctx context.Context, event func(Event)) error
 }
 
@@ -57,7 +56,7 @@ type Link struct {
 	Up    bool
 }
 
-// Event is something taken away from a link. Name is empty where only the
+// Event is a change of a link or of its addresses. Name is empty where only the
 // index is known.
 type Event struct {
 	Name  string

@@ -1,12 +1,14 @@
 package tunnel_test
 
 import (
+	"context"
 	"errors"
 	"fmt"
 	"net/netip"
 	"os"
 	"slices"
 	"testing"
+	"time"
 
 	"github.com/personal-internet-cell/pic/cell"
 	"github.com/personal-internet-cell/pic/internal/netnstest"
@@ -20,6 +22,7 @@ var bodies = map[string]func(k tunnel.Kernel, userspace bool) error{
 	"life of a device": deviceLife,
 	"drift is mended":  driftIsMended,
 	"growth and moves": growthAndMoves,
+	"peers watched":    peersWatched,
 }
 
 func TestWorldsFake(t *testing.T) {
@@ -256,4 +259,41 @@ func growthAndMoves(k tunnel.Kernel, userspace bool) error {
 		}
 	}
 	return nil
+}
+
+// peersWatched changes the peers of a kernel device behind the controller's
+// back; an embedded device is out of others' reach.
+func peersWatched(k tunnel.Kernel, userspace bool) error {
+	if userspace {
+		return nil
+	}
+	h := newHousehold()
+	h.add("laptop", "phone")
+	c := h.controller(k, false)
+	if _, err := settle(c, h.plan()); err != nil {
+		return err
+	}
+	ctx, cancel := context.WithTimeout(bg, 30*time.Second)
+	defer cancel()
+	woken, done := make(chan struct{}, 100), make(chan error, 1)
+	go func() { done <- c.Watch(func() { woken <- struct{}{} }).Run(ctx) }()
+	key := h.plan()[0].Peers[0].PublicKey
+	if err := k.WireGuard("pic0").Set(tunnel.Patch{Peers: []tunnel.PeerPatch{{PublicKey: key, Remove: true}}}); err != nil {
+		return err
+	}
+	begin := time.Now()
+	select {
+	case <-woken:
+		if d := time.Since(begin); d > 5*time.Second {
+			return fmt.Errorf("found after %v", d)
+		}
+	case <-ctx.Done():
+		return errors.New("a removed peer is not found")
+	}
+	changed, err := c.Apply(bg, h.plan())
+	if err != nil || !changed {
+		return fmt.Errorf("changed %v, %w", changed, err)
+	}
+	cancel()
+	return <-done
 }

@@ -48,6 +48,7 @@ type house struct {
 	ntp     *ntp.Server
 	nightly *nightly
 	started time.Time
+	audit   *datastore.Audit
 	tasks   []lifecycle.Task
 	// initProblem is why PIC_INIT_FILE was not used; nil: it was, or is not set.
 	initProblem atomic.Pointer[cell.Notice]
@@ -67,6 +68,9 @@ func build(log *slog.Logger, f *serveFlags, host cell.Host) (_ *house, err error
 		}
 	}()
 	h.nightly = newNightly(log, h.policyNow)
+	if h.audit, err = datastore.OpenAudit(store); err != nil {
+		return nil, err
+	}
 	h.code = auth.NewSetupCode(&auth.SetupCodeConfig{OnRotate: h.announce})
 	fw := firewall.New(&firewall.Config{Log: log})
 	h.tunnel = tunnel.New(&tunnel.Config{Secret: store.Secret, Log: log})
@@ -83,7 +87,8 @@ func build(log *slog.Logger, f *serveFlags, host cell.Host) (_ *house, err error
 		TLS: h.certs.TLSConfig(), HTTPAddr: f.http, HTTPSAddr: f.https, Log: log,
 	})
 	h.engine, err = reconcile.New(&reconcile.Config{
-		Store: store, Log: log, Now: time.Now, Facts: readMachine(host), Notices: []func() []cell.Notice{h.notices},
+		Store: store, Log: log, Now: time.Now, Facts: readMachine(host), Resync: resync(f.resync),
+		Notices: []func() []cell.Notice{h.notices, h.identityNotices},
 		Stages: []reconcile.Stage{
 			reconcile.Required(reconcile.WithNotices(reconcile.NewStage("firewall", firewall.Compile, fw.Apply), fw.Notices)),
 			reconcile.WithNotices(reconcile.NewStage("tunnel", tunnel.Compile, tolerantAtFirst(h.tunnel.Apply)), h.tunnel.Notices),
@@ -102,19 +107,20 @@ func build(log *slog.Logger, f *serveFlags, host cell.Host) (_ *house, err error
 		st, err := h.tunnel.Status(context.Background())
 		return err == nil && st.Backend == tunnel.BackendUserspace
 	}
-	sessions, backoff := h.buildAPI()
+	tokens := h.newTokens()
+	sessions, backoff := h.buildAPI(tokens)
 	handler := h.api.Web()
 	web.Store(&handler)
 	look := func() { h.learner.look(); h.engine.Trigger("the kernel changed") }
 	h.tasks = []lifecycle.Task{
-		h.dns, h.ntp, h.proxy, h.certs, h.code, sessions, backoff,
+		h.dns, h.ntp, h.proxy, h.certs, h.code, sessions, backoff, tokens, h.watchRevisions(), lifecycle.Func("api", h.serveTokens),
 		fw.Watch(look), h.tunnel.Watch(look), h.learner.task(), h.nightly.task(h.engine.Changes),
 		lifecycle.Func("socket", h.serveSocket), lifecycle.Func("debug", h.serveDebug), watchdog(h.selfCheck),
 	}
 	return h, nil
 }
 
-func (h *house) buildAPI() (*auth.Sessions, *auth.Backoff) {
+func (h *house) buildAPI(tokens *auth.Tokens) (*auth.Sessions, *auth.Backoff) {
 	role := func(name string) (cell.Role, bool) { return h.api.RoleOf(name) }
 	history := h.store.History()
 	sessions := auth.NewSessions(&auth.SessionsConfig{Store: history, Role: role, Log: h.log})
@@ -122,6 +128,7 @@ func (h *house) buildAPI() (*auth.Sessions, *auth.Backoff) {
 	h.api = api.New(&api.Config{
 		Log: h.log, Now: time.Now, Version: version, Engine: h.engine, Started: h.started, HTTPSPort: h.learner.host.HTTPSPort,
 		Passwords: auth.NewPasswords(&auth.PasswordsConfig{Log: h.log}), Sessions: sessions, Backoff: backoff, SetupCode: h.code,
+		Tokens: tokens, SecondFactors: h.newSecondFactors(), Audit: h.audit,
 		NewRef: h.store.NewRef, Secret: h.store.Secret,
 		Tunnel: h.tunnelStatus, GenerateKey: tunnel.GenerateKey, GeneratePSK: tunnel.GeneratePSK,
 		ClientConfig: tunnel.ClientConfig, FileName: tunnel.FileName,
@@ -171,7 +178,7 @@ func (h *house) run(ctx context.Context, out io.Writer, ready string) error {
 }
 
 func (h *house) close() {
-	if err := errors.Join(h.tunnel.Close(), h.store.Close()); err != nil {
+	if err := errors.Join(h.tunnel.Close(), h.audit.Close(), h.store.Close()); err != nil {
 		h.log.Warn("closing", "error", err)
 	}
 }

@@ -28,6 +28,8 @@ type serveFlags struct {
 	debug          string
 	logLevel       string
 	adopt          uint64
+	api            apiFlag
+	resync         time.Duration
 }
 
 func serveCommands() []command {
@@ -47,8 +49,10 @@ func serveFlagSet(fs *flag.FlagSet, inv *invocation) {
 	fs.StringVar(&f.https, "https", ":443", "address of the web")
 	fs.UintVar(&f.dnsPort, "dns-port", 53, "port of the name server")
 	fs.UintVar(&f.ntpPort, "ntp-port", 123, "port of the NTP server")
+	fs.Var(&f.api, "api", "loopback address of the API for tokens, without TLS; "+apiDefault+" when none is given; off by default")
 	fs.StringVar(&f.debug, "debug", "", "loopback address for pprof and /debug/{state,plans,conditions}; off by default")
 	fs.StringVar(&f.logLevel, "log-level", "info", "debug, info, warn or error")
+	fs.DurationVar(&f.resync, "resync", 5*time.Minute, "how often everything is looked at although the kernel told of no change; 0: never, for tests")
 }
 
 // host turns the flags into the facts plans depend on.
@@ -97,6 +101,9 @@ func serve(ctx context.Context, inv *invocation) error {
 	if err != nil {
 		return err
 	}
+	if err := f.api.resolve(inv.args); err != nil {
+		return err
+	}
 	var level slog.Level
 	if err := level.UnmarshalText([]byte(f.logLevel)); err != nil {
 		return fmt.Errorf("--log-level: %w", err)
@@ -118,6 +125,14 @@ func serve(ctx context.Context, inv *invocation) error {
 	}
 	defer h.close()
 	return h.run(ctx, inv.out, ready)
+}
+
+// resync is the engine's word for a period of the flag: there 0 is its default.
+func resync(d time.Duration) time.Duration {
+	if d <= 0 {
+		return -1
+	}
+	return d
 }
 
 // fresh makes the state of a cell nobody has claimed: a key pair, and tunnel

@@ -37,6 +37,9 @@ type options struct {
 	port          uint
 	flush         bool
 	serve         serveFlags
+	scopes        scopeList
+	days          int
+	stateDir      string
 }
 
 func writeFlags(fs *flag.FlagSet, inv *invocation) {

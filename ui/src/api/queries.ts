@@ -84,6 +84,16 @@ export const sessions = queryOptions({
   queryFn: async ({ signal }) => (await read(() => client.GET('/api/auth/sessions', { signal }))).items ?? [],
 })
 
+export const secondFactor = queryOptions({
+  queryKey: ['second-factor'],
+  queryFn: ({ signal }) => read(() => client.GET('/api/auth/second-factor', { signal })),
+})
+
+export const tokens = queryOptions({
+  queryKey: ['tokens'],
+  queryFn: async ({ signal }) => (await read(() => client.GET('/api/auth/tokens', { signal }))).items ?? [],
+})
+
 export const revisionPage = 50
 
 export const revisions = infiniteQueryOptions({

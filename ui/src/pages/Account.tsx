@@ -14,6 +14,8 @@ import { Icon } from '../parts/Icon'
 import { Page } from '../parts/Page'
 import { PasswordPair, passwordPair, passwordsMatch } from '../parts/PasswordPair'
 import { Time } from '../parts/Time'
+import { SecondFactor } from './SecondFactor'
+import { Tokens } from './Tokens'
 import { LanguageSelect, ThemeSelect } from '../theme'
 
 export function Account() {
@@ -39,6 +41,8 @@ export function Account() {
           </span>
         </Link>
         {who.data && <Password user={who.data.user} />}
+        {who.data && <SecondFactor />}
+        {who.data && <Tokens />}
         {who.data?.role === 'admin' && <Sessions />}
       </div>
     </Page>

@@ -20,20 +20,32 @@ export function Login() {
   const from = useLocation().state as { ended?: boolean } | null
   const [error, setError] = useState<unknown>(null)
   const heading = usePageTitle(t('login.title'))
-  const form = useForm({ defaultValues: { user: '', password: '' } })
+  const form = useForm({ defaultValues: { user: '', password: '', totp: '' } })
+  const [step, setStep] = useState<'password' | 'code'>('password')
 
   if (who.data) return <Navigate to={safeNext(search.get('next'))} replace />
   if (hasCode(who.error, 'setup_required') || hasCode(error, 'setup_required')) return <Navigate to="/setup" replace />
 
-  const submit = form.handleSubmit(async (body) => {
+  const submit = form.handleSubmit(async ({ totp, ...rest }) => {
     setError(null)
+    const body = step === 'code' ? { ...rest, totp } : rest
     try {
       const data = await read(() => client.POST('/api/auth/login', { body }))
       setCsrfToken(data.csrf_token)
       queries.clear()
       queries.setQueryData(me.queryKey, data)
     } catch (cause) {
+      if (hasCode(cause, 'totp_required')) {
+        setStep('code') // the password stays in the form: the cell asks for both at once
+        return
+      }
+      form.resetField('totp')
+      if (hasCode(cause, 'totp_wrong')) {
+        setError(new ApiError(401, { detail: t('login.codeWrong') }))
+        return
+      }
       form.resetField('password')
+      setStep('password')
       setError(cause instanceof ApiError && cause.status === 401 ? new ApiError(401, { detail: t('error.unauthenticated') }) : cause)
     }
   })
@@ -49,6 +61,9 @@ export function Login() {
         <ErrorSummary error={error} />
         <TextField label={t('login.user')} autoComplete="username" required {...form.register('user', { required: true })} />
         <PasswordField label={t('login.password')} autoComplete="current-password" required {...form.register('password', { required: true })} />
+        {step === 'code' && (
+          <TextField label={t('login.code')} hint={t('login.codeHint')} autoComplete="one-time-code" required {...form.register('totp', { required: true })} />
+        )}
         <button type="submit" className="btn btn-primary" disabled={form.formState.isSubmitting}>
           {t('login.submit')}
         </button>
