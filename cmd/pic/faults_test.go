@@ -15,17 +15,6 @@ import (
 	"github.com/personal-internet-cell/pic/internal/netnstest"
 )
 
-func (h *host) stage(name string) cell.Condition {
-	h.t.Helper()
-	for _, c := range h.status().Conditions {
-		if c.Stage == name {
-			return c
-		}
-	}
-	h.t.Fatalf("there is no stage %s", name)
-	return cell.Condition{}
-}
-
 // hold takes a port in the cell's namespace until release is called.
 func (h *host) hold(network, addr string) (release func()) {
 	h.t.Helper()
