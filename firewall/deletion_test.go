@@ -70,10 +70,14 @@ func crowd() *cell.State {
 	addPeer(s, "radio", "socks")
 	addPeer(s, "guest", "aunt")
 	s.Services = append(s.Services,
-		cell.Service{ID: "web", Name: "Web", Subdomain: "web", Upstream: "http://[fd31:1::2]:80", Access: cell.AccessPeers, Bridge: "br-web", Egress: "tor",
-			Prefix4: pfx("172.20.3.0/24"), Prefix6: pfx("fd31:1::/64"), Ports: []cell.ServicePort{{Protocol: cell.TCP, Port: 993}}, Enabled: true},
-		cell.Service{ID: "wiki", Name: "Wiki", Subdomain: "wiki", Upstream: "http://[fd31:2::2]:80", Access: cell.AccessGranted, Bridge: "br-wiki",
-			Prefix4: pfx("172.20.4.0/24"), Prefix6: pfx("fd31:2::/64"), Ports: []cell.ServicePort{{Protocol: cell.TCP, Port: 993}}, Enabled: true})
+		cell.Service{
+			ID: "web", Name: "Web", Subdomain: "web", Upstream: "http://[fd31:1::2]:80", Access: cell.AccessPeers, Bridge: "br-web", Egress: "tor",
+			Prefix4: pfx("172.20.3.0/24"), Prefix6: pfx("fd31:1::/64"), Ports: []cell.ServicePort{{Protocol: cell.TCP, Port: 993}}, Enabled: true,
+		},
+		cell.Service{
+			ID: "wiki", Name: "Wiki", Subdomain: "wiki", Upstream: "http://[fd31:2::2]:80", Access: cell.AccessGranted, Bridge: "br-wiki",
+			Prefix4: pfx("172.20.4.0/24"), Prefix6: pfx("fd31:2::/64"), Ports: []cell.ServicePort{{Protocol: cell.TCP, Port: 993}}, Enabled: true,
+		})
 	s.Peers[0].Services = []string{"mail", "wiki"}
 	s.Normalize()
 	if err := s.Validate(); err != nil {
@@ -296,8 +300,10 @@ var layers = []struct {
 // exitTables are the routing tables by the priority of the rule that ends
 // their look-up: the table's own unreachable route answers before it, so the
 // rule is for the moment in which somebody has flushed the table.
-var exitTables = map[string]string{"1033": "110", "1065": "120", "1097": "130", "1129": "140", "1161": "150", "1193": "160",
-	"2033": "110", "2065": "120", "2193": "160"}
+var exitTables = map[string]string{
+	"1033": "110", "1065": "120", "1097": "130", "1129": "140", "1161": "150", "1193": "160",
+	"2033": "110", "2065": "120", "2193": "160",
+}
 
 // behind returns the parts that stand behind one that no packet misses.
 func behind(name string, all []part) (found bool, out []part) {

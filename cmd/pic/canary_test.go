@@ -75,8 +75,8 @@ func (c canaries) secrets(t *testing.T, dir string) {
 	}
 }
 
-// web sends one request over HTTPS from inside the cell's namespace.
-func (h *host) web(method, path, body string, header ...string) (status string, head, text string) {
+// overWeb sends one request over HTTPS from inside the cell's namespace.
+func (h *host) overWeb(method, path, body string, header ...string) (status string, head, text string) {
 	h.t.Helper()
 	args := []string{"curl", "-sk", "-i", "-X", method, "https://192.168.77.2" + path, "-H", "Content-Type: application/json"}
 	for _, x := range header {
@@ -122,14 +122,14 @@ func TestNoCanarySings(t *testing.T) {
 	// What is typed wrong is as secret as what is right.
 	c.add("wrong password", "canary mistyped walnut 31")
 	c.add("password typed as a name", "canary-in-the-wrong-field-77")
-	h.web("POST", "/api/auth/login", `{"user":"admin","password":"canary mistyped walnut 31"}`)
-	h.web("POST", "/api/auth/login", `{"user":"canary-in-the-wrong-field-77","password":"x"}`)
+	h.overWeb("POST", "/api/auth/login", `{"user":"admin","password":"canary mistyped walnut 31"}`)
+	h.overWeb("POST", "/api/auth/login", `{"user":"canary-in-the-wrong-field-77","password":"x"}`)
 	c.add("forged token", "pic_"+strings.Repeat("Canary0", 6)+"A")
-	h.web("GET", "/api/status", "", "Authorization: Bearer "+c["forged token"])
+	h.overWeb("GET", "/api/status", "", "Authorization: Bearer "+c["forged token"])
 	c.add("mistyped field", "canary-unknown-field-12")
-	h.web("POST", "/api/auth/login", `{"user":"admin","passwort":"canary-unknown-field-12"}`)
+	h.overWeb("POST", "/api/auth/login", `{"user":"admin","passwort":"canary-unknown-field-12"}`)
 
-	status, head, text := h.web("POST", "/api/auth/login", `{"user":"admin","password":"ultramarine kettle 93"}`)
+	status, head, text := h.overWeb("POST", "/api/auth/login", `{"user":"admin","password":"ultramarine kettle 93"}`)
 	var me api.Me
 	_, session, _ := strings.Cut(head, auth.SessionCookieName+"=")
 	session, _, _ = strings.Cut(session, ";")
@@ -138,7 +138,7 @@ func TestNoCanarySings(t *testing.T) {
 	}
 	c.add("session", session)
 	cookie, csrf := "Cookie: "+auth.SessionCookieName+"="+session, "X-CSRF-Token: "+me.CSRFToken
-	_, _, text = h.web("POST", "/api/auth/second-factor", `{}`, cookie, csrf)
+	_, _, text = h.overWeb("POST", "/api/auth/second-factor", `{}`, cookie, csrf)
 	var e api.Enrolment
 	if err := json.Unmarshal([]byte(text), &e); err != nil || e.Secret == "" {
 		t.Fatal(text)
@@ -148,7 +148,7 @@ func TestNoCanarySings(t *testing.T) {
 		t.Fatal(err)
 	}
 	c.add("totp secret", e.Secret)
-	_, _, text = h.web("POST", "/api/auth/second-factor/confirm", fmt.Sprintf(`{"code":%q}`, auth.TOTP(raw, time.Now())), cookie, csrf)
+	_, _, text = h.overWeb("POST", "/api/auth/second-factor/confirm", fmt.Sprintf(`{"code":%q}`, auth.TOTP(raw, time.Now())), cookie, csrf)
 	var codes api.RecoveryCodes
 	if err := json.Unmarshal([]byte(text), &codes); err != nil || len(codes.RecoveryCodes) != 10 {
 		t.Fatal(text)

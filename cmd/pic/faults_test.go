@@ -144,8 +144,20 @@ func TestASecondCellOnTheSameStateIsRefused(t *testing.T) {
 func TestBadFlagsAreRefusedBeforeAnythingIsTouched(t *testing.T) {
 	h := newHost(t)
 	for _, flags := range [][]string{
-		{"--firewall", "none"}, {"--http", "80"}, {"--https", ":99999"}, {"--dns-port", "0"}, {"--ntp-port", "70000"},
-		{"--http", ":443"}, {"--log-level", "loud"}, {"--debug", "0.0.0.0:6060"}, {"--no-such-flag"},
+		{"--firewall", "none"},
+		{"--http", "80"},
+		{"--https", ":99999"},
+		{"--dns-port", "0"},
+		{"--ntp-port", "70000"},
+		{"--http", ":443"},
+		{"--log-level", "loud"},
+		{"--debug", "0.0.0.0:6060"},
+		{"--no-such-flag"},
+		{"--api", "0.0.0.0:3000"},
+		{"--api=192.168.77.2:3000"},
+		{"--api", "[::]:3000"},
+		{"--api", "3000"},
+		{"--api", "127.0.0.1:0"},
 	} {
 		out, err := h.ns.Try("timeout", append([]string{"10", h.bin, "serve", "--state", h.path("state"), "--runtime", h.path("run")}, flags...)...)
 		if err == nil || strings.Contains(out, "panic") {
