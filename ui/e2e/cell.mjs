@@ -192,6 +192,10 @@ export function startCell({ dist, claimed = false }) {
     ['GET', '/api/auth/csrf-token', 'user', ({ s }) => ({ body: { csrf_token: s.csrf } })],
     ['GET', '/api/auth/users', 'user', () => ({ body: { items: [{ name: 'admin', role: 'admin', created: started, peers: [] }] } })],
     ['GET', '/api/auth/sessions', 'user', ({ s }) => ({ body: { items: [...cell.sessions.values()].map((x) => ({ id: x.id, user: 'admin', created: x.created, last_seen: new Date().toISOString(), address: '10.0.0.7', current: x.id === s.id })) } })],
+    ['GET', '/api/auth/second-factor', 'user', () => ({ body: { enabled: false, since: null, recovery_left: 0 } })],
+    ['GET', '/api/auth/tokens', 'user', () => ({
+      body: { items: [{ id: 'a1b2c3d4e5f60718293a4b5c', user: 'admin', name: 'backup script', scopes: [{ method: 'GET', path: '/api/**' }], created: '2026-01-02T03:04:05Z', expires: '2027-01-02T03:04:05Z', last_used: null }] },
+    })],
     ['DELETE', '/api/auth/sessions/:id', 'user', ({ p }) => (cell.sessions.delete(p.id), { status: 204 })],
     ['GET', '/api/status', 'user', () => ({ body: {
       cell: { ...cell.identity, version: '0.1.0', started: new Date(Date.now() - 3 * 864e5).toISOString(), claimed: true },
