@@ -21,7 +21,7 @@ VM_CLOCK  := $(CURDIR)/bin/vmtest -t 4m -x ip -q -rtc
 
 .DEFAULT_GOAL := build
 .PHONY: build ui pic run start stop restart flush logs claim-info test check fmt cover fuzz-smoke \
-	lab dev vmtest bench screenshots kill-tests torture setup clean help
+	lab dev vmtest screenshots kill-tests torture bench setup clean help
 
 build: ui pic ## UI and binary: bin/pic
 
@@ -48,7 +48,7 @@ ui/dist/index.html: ui/node_modules/.package-lock.json ui/src/api/schema.d.ts $(
 pic: # go decides what is out of date
 	$(GO_BUILD) -ldflags "$(LDFLAGS)" -o bin/pic ./cmd/pic
 
-setup-run setup-test: setup-%:
+setup-run setup-test setup-bench: setup-%:
 	@rig/setup $*
 
 run: setup-run build ## start a cell here (state in ./var) and show how to claim it
@@ -113,8 +113,10 @@ torture: ## the real binary: 1,000 kills at random times, 1,000 at system calls,
 	PIC_TORTURE=1 $(GOTEST) -count=1 -v -tags nomsgpack -timeout 4h -run '^(TestDeath|TestEveryDamage|TestLockOut)' ./cmd/pic
 	@$(MAKE) --no-print-directory kill-tests KILLS=$(N)
 
-bench: ## our figures beside those of Debian's servers (bench/README.md)
+bench: setup-bench ## figures against the bars and against Debian's peers (bench/README.md)
 	go test -tags "nomsgpack bench" -count=1 -timeout 30m -v -p 1 ./bench/...
+	PIC_UPLOAD_GIB=10 go test -tags nomsgpack -count=1 -timeout 30m -v -run TestALargeTransferAddsNoMemory ./proxy
+	PIC_TESTSSL_FULL=1 go test -tags nomsgpack -count=1 -timeout 30m -v -run TestNothingThatTestsslRates ./proxy
 
 clean:
 	rm -rf bin .cache ui/dist/assets ui/dist/index.html ui/node_modules

@@ -20,7 +20,8 @@ func full(t testing.TB) *cell.State {
 	s := claimed()
 	s.Identity = cell.Identity{Name: "home", Mode: cell.ModeOwn, Domain: "home.example.org"}
 	s.Users = append(s.Users, cell.User{Name: "kid", Role: cell.RoleAdmin, PasswordHash: "pw2", Tokens: []cell.Token{{
-		ID: strings.Repeat("a", 24), Name: "ci", Hash: strings.Repeat("b", 64), Scopes: []cell.TokenScope{{Method: "GET", Path: "/api/**"}}, Created: soon.Add(-24 * time.Hour), Expires: soon}}})
+		ID: strings.Repeat("a", 24), Name: "ci", Hash: strings.Repeat("b", 64), Scopes: []cell.TokenScope{{Method: "GET", Path: "/api/**"}}, Created: soon.Add(-24 * time.Hour), Expires: soon,
+	}}})
 	n := &s.Network
 	n.Uplink, n.PublicWeb = "eth0", true
 	n.LAN = []cell.LAN{{Name: "lan", Interface: "eth1", Prefixes: []netip.Prefix{netip.MustParsePrefix("192.168.7.0/24")}, Addresses: []netip.Addr{netip.MustParseAddr("192.168.7.1")}}}

@@ -211,8 +211,10 @@ func (c *compiler) relayChains() []Chain {
 			ch.Rules = append(ch.Rules, Rule{Match: []Match{m}, Do: Action{Kind: Return}, Comment: "not for the relay"})
 		}
 		for _, family := range []uint8{4, 6} {
-			ch.Rules = append(ch.Rules, Rule{Match: []Match{is(L4Proto, num(protoTCP))}, Comment: "relay " + e.ID,
-				Do: Action{Kind: Relay, Family: family, Port: e.RelayPort()}, Pointer: at("exits", i, "")})
+			ch.Rules = append(ch.Rules, Rule{
+				Match: []Match{is(L4Proto, num(protoTCP))}, Comment: "relay " + e.ID,
+				Do: Action{Kind: Relay, Family: family, Port: e.RelayPort()}, Pointer: at("exits", i, ""),
+			})
 		}
 		out = append(out, ch)
 	}

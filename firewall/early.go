@@ -26,7 +26,8 @@ func early(scope cell.Scope) Table {
 		return t
 	}
 	t.Sets = []Set{neighbourSet(), {Name: "link", Key: []Field{SAddr6}, Interval: true, Elements: []Element{
-		{Key: []Value{addr(netip.MustParseAddr("fe80::"))}, Last: netip.MustParseAddr("febf:ffff:ffff:ffff:ffff:ffff:ffff:ffff")}}}}
+		{Key: []Value{addr(netip.MustParseAddr("fe80::"))}, Last: netip.MustParseAddr("febf:ffff:ffff:ffff:ffff:ffff:ffff:ffff")},
+	}}}
 	t.Chains = append(t.Chains, Chain{Name: "input", Hook: &Hook{Type: "filter", At: "input", Priority: -20, Drop: true}, Rules: []Rule{
 		{Match: []Match{is(InIf, name("lo"))}, Do: accept, Comment: "early: the machine itself"},
 		{Match: []Match{is(CTState, num(ctEstablished|ctRelated))}, Do: accept, Comment: "early: answers"},

@@ -94,8 +94,10 @@ func samples() (packets []firewall.Packet, from []sender) {
 						continue
 					}
 					port++
-					packets = append(packets, firewall.Packet{In: s.in, Src: ip(pair[0]), Dst: ip(pair[1]), Protocol: pr.protocol,
-						SrcPort: port, DstPort: pr.port, Mark: s.mark})
+					packets = append(packets, firewall.Packet{
+						In: s.in, Src: ip(pair[0]), Dst: ip(pair[1]), Protocol: pr.protocol,
+						SrcPort: port, DstPort: pr.port, Mark: s.mark,
+					})
 					from = append(from, s)
 				}
 			}
@@ -347,8 +349,12 @@ func TestUnclaimedCellIsSetUpFromPrivateSourcesOnly(t *testing.T) {
 		port          uint16
 		passes        bool
 	}{
-		{"192.168.5.9", "tcp", 8443, true}, {"192.168.5.9", "tcp", 8080, true}, {"192.168.5.9", "tcp", 22, false},
-		{"192.168.5.9", "udp", 51820, false}, {"192.168.5.9", "udp", 5353, false}, {"203.0.113.9", "tcp", 8443, false},
+		{"192.168.5.9", "tcp", 8443, true},
+		{"192.168.5.9", "tcp", 8080, true},
+		{"192.168.5.9", "tcp", 22, false},
+		{"192.168.5.9", "udp", 51820, false},
+		{"192.168.5.9", "udp", 5353, false},
+		{"203.0.113.9", "tcp", 8443, false},
 	} {
 		r := p.Trace(firewall.Packet{In: "eth1", Src: ip(c.src), Dst: ip("192.168.5.1"), Protocol: c.protocol, SrcPort: 4000, DstPort: c.port})
 		if r.Passes() != c.passes {

@@ -82,8 +82,10 @@ func (SystemClock) State() (KernelState, error) {
 		return KernelState{}, err
 	}
 	r := kernelReading(&tx, code)
-	return KernelState{Synchronised: r.Synchronised(), Pending: r.Offset, Constant: int64(tx.Constant),
-		Status: tx.Status & ourStatus, Frequency: float64(tx.Freq) / 65536, Ahead: ahead}, nil
+	return KernelState{
+		Synchronised: r.Synchronised(), Pending: r.Offset, Constant: int64(tx.Constant),
+		Status: tx.Status & ourStatus, Frequency: float64(tx.Freq) / 65536, Ahead: ahead,
+	}, nil
 }
 
 // readAhead takes the tightest of three readings, because a process may be held

@@ -329,10 +329,12 @@ func (d *discipline) correct(now time.Time, offset, jitter time.Duration, surviv
 	}
 	wrong := d.rate.learn(offset, now)
 	a.Frequency = min(max(kernel.Frequency+wrong*1e6, -maxFrequency), maxFrequency)
-	r := Reading{Leap: a.Leap, Stratum: src.last.stratum + 1, Reference: reference(src.last.address), Source: "pic: " + src.name,
+	r := Reading{
+		Leap: a.Leap, Stratum: src.last.stratum + 1, Reference: reference(src.last.address), Source: "pic: " + src.name,
 		RootDelay: src.last.rootDelay + e.delay,
 		// RFC 5905 §11.2.3; what is still being slewed is added when it is read.
-		RootDispersion: src.last.rootDispersion + max(e.dispersion+jitter, minDispersion) + (whole - a.Offset).Abs()}
+		RootDispersion: src.last.rootDispersion + max(e.dispersion+jitter, minDispersion) + (whole - a.Offset).Abs(),
+	}
 	a.MaxError = r.RootDelay/2 + r.RootDispersion + a.Offset.Abs()
 	a.Unsynchronised = a.MaxError >= maxDistance
 	if err := d.s.adjust.Slew(a); err != nil {

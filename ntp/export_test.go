@@ -40,8 +40,10 @@ type Reply struct {
 func (s *Server) Simulate(ask func(server string) Reply, others func() string) {
 	s.ask = func(server string) reply {
 		r := ask(server)
-		return reply{offset: r.Offset, delay: r.Delay, dispersion: time.Microsecond, rootDispersion: r.RootDispersion, stratum: r.Stratum,
-			address: netip.MustParseAddr("192.0.2.1"), kiss: r.Kiss, err: r.Err}
+		return reply{
+			offset: r.Offset, delay: r.Delay, dispersion: time.Microsecond, rootDispersion: r.RootDispersion, stratum: r.Stratum,
+			address: netip.MustParseAddr("192.0.2.1"), kiss: r.Kiss, err: r.Err,
+		}
 	}
 	s.others = others
 }

@@ -24,8 +24,10 @@ func serverHelper(args []string) error {
 		c = nil
 	}
 	s := ntp.New(&ntp.Config{Logger: quiet, Clock: c})
-	p := ntp.Sources{Listen: []netip.AddrPort{netip.MustParseAddrPort("10.17.0.1:123"), netip.MustParseAddrPort("[fd17::1]:123")},
-		Clients: []netip.Prefix{netip.MustParsePrefix("10.17.0.0/24"), netip.MustParsePrefix("fd17::/64")}}
+	p := ntp.Sources{
+		Listen:  []netip.AddrPort{netip.MustParseAddrPort("10.17.0.1:123"), netip.MustParseAddrPort("[fd17::1]:123")},
+		Clients: []netip.Prefix{netip.MustParsePrefix("10.17.0.0/24"), netip.MustParsePrefix("fd17::/64")},
+	}
 	if _, err := s.Apply(context.Background(), p); err != nil {
 		return err
 	}

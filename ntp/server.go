@@ -67,8 +67,10 @@ type Server struct {
 
 // New makes a server that listens nowhere yet.
 func New(c *Config) *Server {
-	s := &Server{log: c.Logger, clock: c.Clock, limit: newLimiter(), ready: make(chan struct{}), replan: make(chan struct{}, 1),
-		listeners: map[netip.AddrPort]*net.UDPConn{}, problems: map[netip.AddrPort]string{}}
+	s := &Server{
+		log: c.Logger, clock: c.Clock, limit: newLimiter(), ready: make(chan struct{}), replan: make(chan struct{}, 1),
+		listeners: map[netip.AddrPort]*net.UDPConn{}, problems: map[netip.AddrPort]string{},
+	}
 	if s.clock == nil {
 		s.clock = &KernelClock{}
 	}

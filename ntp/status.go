@@ -50,10 +50,12 @@ type ListenerStatus struct {
 // know its offset, the median of the comparisons stands in.
 func (s *Server) Status() Status {
 	r := s.read()
-	st := Status{Synchronised: r.Synchronised(), Stratum: int(r.Stratum), OffsetSeconds: r.Offset.Seconds(), RootDelaySeconds: r.RootDelay.Seconds(),
+	st := Status{
+		Synchronised: r.Synchronised(), Stratum: int(r.Stratum), OffsetSeconds: r.Offset.Seconds(), RootDelaySeconds: r.RootDelay.Seconds(),
 		RootDispersionSeconds: r.RootDispersion.Seconds(), Reference: referenceText(r), Leap: int(r.Leap), Source: r.Source,
 		Clients: s.limit.clients(time.Now()), Answers: s.answers.Load(), Limited: s.kisses.Load(), Dropped: s.dropped.Load(), Panics: s.panics.Load(),
-		Listeners: []ListenerStatus{}, Servers: []Measurement{}}
+		Listeners: []ListenerStatus{}, Servers: []Measurement{},
+	}
 	st.Mode = ModeOff
 	if d := s.disciplined.Load(); d != nil {
 		st.Mode = d.mode

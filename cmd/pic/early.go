@@ -10,10 +10,12 @@ import (
 )
 
 func earlyCommands() []command {
-	return []command{{name: "early-boot", args: "[--firewall full|tunnel]", help: "close the machine until the cell is up (pic-early.service)",
+	return []command{{
+		name: "early-boot", args: "[--firewall full|tunnel]", help: "close the machine until the cell is up (pic-early.service)",
 		flags: func(fs *flag.FlagSet, inv *invocation) {
 			fs.StringVar(&inv.opt.serve.scope, "firewall", string(cell.ScopeFull), "full: nothing comes in and nothing is forwarded; tunnel: nothing is forwarded")
-		}, run: earlyBoot}}
+		}, run: earlyBoot,
+	}}
 }
 
 // earlyBoot closes the machine before its network is up. Beside a running cell

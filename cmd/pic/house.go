@@ -281,8 +281,10 @@ func (h *house) serveSocket(ctx context.Context) error {
 	}
 	close(h.socket)
 	peers := auth.NewSocketPeers(&auth.SocketConfig{Log: h.log})
-	return serveHTTP(ctx, l, &http.Server{Handler: h.api.Socket(), ConnContext: peers.ConnContext,
-		ReadHeaderTimeout: 5 * time.Second, IdleTimeout: time.Minute, MaxHeaderBytes: 32 << 10})
+	return serveHTTP(ctx, l, &http.Server{
+		Handler: h.api.Socket(), ConnContext: peers.ConnContext,
+		ReadHeaderTimeout: 5 * time.Second, IdleTimeout: time.Minute, MaxHeaderBytes: 32 << 10,
+	})
 }
 
 // serveHTTP serves until ctx ends, then gives requests two seconds.

@@ -24,8 +24,14 @@ var killCalls = []struct {
 	calls string
 	upTo  int
 }{
-	{"write", 16}, {"fsync", 3}, {"?rename,?renameat,?renameat2", 2}, {"?open,openat", 40}, {"?fchmod,?fchmodat", 2}, {"close", 40},
-	{"?unlink,?unlinkat", 1}, {"?pwrite64,?mkdirat,flock", 1},
+	{"write", 16},
+	{"fsync", 3},
+	{"?rename,?renameat,?renameat2", 2},
+	{"?open,openat", 40},
+	{"?fchmod,?fchmodat", 2},
+	{"close", 40},
+	{"?unlink,?unlinkat", 1},
+	{"?pwrite64,?mkdirat,flock", 1},
 }
 
 // torture reads how many kills are asked for; CI does a few.

@@ -165,8 +165,10 @@ func keepSamples(t *testing.T) {
 			if err := os.MkdirAll(filepath.Dir(out), 0o755); err != nil {
 				t.Fatal(err)
 			}
-			a := &txtar.Archive{Comment: []byte(fmt.Sprintf("A data folder of schema %d. Its document is never rewritten.\n", schema)),
-				Files: []txtar.File{{Name: "state.json", Data: append(document, '\n')}, {Name: "facts.json", Data: append(facts, '\n')}}}
+			a := &txtar.Archive{
+				Comment: []byte(fmt.Sprintf("A data folder of schema %d. Its document is never rewritten.\n", schema)),
+				Files:   []txtar.File{{Name: "state.json", Data: append(document, '\n')}, {Name: "facts.json", Data: append(facts, '\n')}},
+			}
 			if err := os.WriteFile(out, txtar.Format(a), 0o644); err != nil {
 				t.Fatal(err)
 			}
