@@ -7,6 +7,7 @@ import (
 	"log/slog"
 	"slices"
 	"strings"
+	"sync"
 	"testing"
 	"testing/synctest"
 	"time"
@@ -224,8 +225,12 @@ func TestPolicyTestsAreRunEveryNight(t *testing.T) {
 	s := h.State.Clone()
 	s.Network.Policy = []string{"phone reaches internet"}
 	synctest.Test(t, func(t *testing.T) {
+		var mu sync.Mutex
 		f, runs := h.Facts, 0
+		expire := func(names ...string) { mu.Lock(); defer mu.Unlock(); f.Expired = names }
 		n := newNightly(slog.New(slog.NewTextHandler(io.Discard, nil)), func() ([]api.PolicyResult, error) {
+			mu.Lock()
+			defer mu.Unlock()
 			runs++
 			return policyResults(s, f)
 		})
@@ -238,20 +243,22 @@ func TestPolicyTestsAreRunEveryNight(t *testing.T) {
 			t.Helper()
 			time.Sleep(d) // of the bubble's clock
 			synctest.Wait()
+			mu.Lock()
+			defer mu.Unlock()
 			if got := n.notices(); runs != wantRuns || len(got) != wantNotices {
 				t.Fatalf("%d runs, notices %v", runs, got)
 			}
 		}
 		wait(23*time.Hour, 0, 0)
 		wait(2*time.Hour, 1, 0)
-		f.Expired = []string{"phone"}
+		expire("phone")
 		changes <- 7
 		wait(time.Hour, 1, 0) // seen at night
 		wait(24*time.Hour, 2, 1)
 		if x := n.notices()[0]; x.Code != "policy_fails" || x.Subject != "phone reaches internet" || !strings.Contains(x.Text, "10.20.0.2 → ") {
 			t.Fatalf("%+v", x)
 		}
-		f.Expired = nil
+		expire()
 		changes <- 8
 		wait(time.Minute, 3, 0)
 		cancel()
