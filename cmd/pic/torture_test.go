@@ -34,6 +34,9 @@ var killCalls = []struct {
 	{"?pwrite64,?mkdirat,flock", 1},
 }
 
+// commitCalls are how many of the first killCalls a commit makes too.
+const commitCalls = 6
+
 // torture reads how many kills are asked for; CI does a few.
 func torture(ci, all int) int {
 	if os.Getenv("PIC_TORTURE") != "" {
@@ -49,10 +52,10 @@ func TestDeathAtRandomTimesLosesNothingAcknowledged(t *testing.T) {
 	t.Parallel()
 	v := newVictim(t)
 	r := rand.New(rand.NewPCG(1, uint64(time.Now().UnixNano())))
-	for v.kills < torture(80, 1000) {
+	for v.kills < torture(50, 1000) {
 		v.start(nil)
 		v.compare()
-		deadline := time.NewTimer(time.Duration(r.IntN(250_000)) * time.Microsecond)
+		deadline := time.NewTimer(time.Duration(r.IntN(400_000)) * time.Microsecond)
 		dead := make(chan struct{})
 		go func(h *host) { <-deadline.C; _ = h.cmd.Process.Kill(); close(dead) }(v.host)
 		v.commitUntilDeath(10_000)
@@ -70,14 +73,24 @@ func TestDeathAtSystemCallsLosesNothingAcknowledged(t *testing.T) {
 	v := newVictim(t)
 	r := rand.New(rand.NewPCG(2, uint64(time.Now().UnixNano())))
 	met, starts := map[string]int{}, 0
-	for i := 0; v.kills < torture(20, 1000); i++ {
-		if i > torture(20, 1000)*8 {
+	for i := 0; v.kills < torture(50, 1000); i++ {
+		if i > torture(50, 1000)*8 {
 			t.Fatalf("only %d of %d runs died: %v", v.kills, i, met)
 		}
-		k := killCalls[i%len(killCalls)]
-		up := v.startTraced(k.calls, fmt.Sprintf("signal=SIGKILL:when=%d", 1+r.IntN(k.upTo)))
-		if up && v.compare() {
-			v.commitUntilDeath(4)
+		k, up, detach := killCalls[i/4%len(killCalls)], true, func() {}
+		if i%4 == 0 {
+			// Traced from the first call on: it dies in the start, or soon after.
+			up = v.startTraced(k.calls, fmt.Sprintf("signal=SIGKILL:when=%d", 1+r.IntN(k.upTo)))
+		} else {
+			k = killCalls[i%commitCalls]
+			v.start(nil)
+		}
+		up = up && v.compare()
+		if up && i%4 != 0 {
+			detach = v.inject(k.calls, fmt.Sprintf("signal=SIGKILL:when=%d", 1+r.IntN(3)))
+		}
+		if up {
+			v.commitUntilDeath(3)
 		} else {
 			starts++
 		}
@@ -86,6 +99,10 @@ func TestDeathAtSystemCallsLosesNothingAcknowledged(t *testing.T) {
 			v.died()
 		}
 		v.kill()
+		detach()
+	}
+	if starts > v.kills/2 {
+		t.Errorf("%d of %d died in the start: the test is for commits", starts, v.kills)
 	}
 	if len(met) < 4 {
 		t.Errorf("kills at %v only: the test does not reach what it is for", met)
