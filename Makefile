@@ -16,10 +16,12 @@ KILL_GOTEST ?= $(GOTEST)
 GOTEST    ?= go run ./rig/gotest -no-skips --
 # What the guest of the VM rig needs beside the test binary.
 VM        := $(CURDIR)/bin/vmtest -m 768 -t 8m -x ip -x nft -x wg -x ping -x nsenter -x setpriv -x mount -x sleep -x cat -a $(CURDIR)/bin/pic:/t/bin/pic
+# A machine whose clock may be set, and is wrong.
+VM_CLOCK  := $(CURDIR)/bin/vmtest -t 4m -x ip -q -rtc
 
 .DEFAULT_GOAL := build
 .PHONY: build ui pic run start stop restart flush logs claim-info test check fmt cover fuzz-smoke \
-	lab dev vmtest bench screenshots kill-tests torture setup clean help
+	lab dev vmtest screenshots kill-tests torture bench setup clean help
 
 build: ui pic ## UI and binary: bin/pic
 
@@ -46,7 +48,7 @@ ui/dist/index.html: ui/node_modules/.package-lock.json ui/src/api/schema.d.ts $(
 pic: # go decides what is out of date
 	$(GO_BUILD) -ldflags "$(LDFLAGS)" -o bin/pic ./cmd/pic
 
-setup-run setup-test: setup-%:
+setup-run setup-test setup-bench: setup-%:
 	@rig/setup $*
 
 run: setup-run build ## start a cell here (state in ./var) and show how to claim it
@@ -97,6 +99,8 @@ bin/vmtest: $(wildcard rig/vmtest/*)
 vmtest: pic bin/vmtest ## the tests that want a kernel with WireGuard, in a VM
 	@bin/vmtest -setup >/dev/null
 	CGO_ENABLED=0 $(GOTEST) -count=1 -tags nomsgpack -timeout 8m -exec "$(VM)" -run '^TestKernel' ./tunnel
+	CGO_ENABLED=0 $(GOTEST) -count=1 -tags nomsgpack -timeout 4m -exec "$(VM_CLOCK) -x chronyd -q base=1970-01-01" -run '^TestKernelClock' ./ntp
+	CGO_ENABLED=0 $(GOTEST) -count=1 -tags nomsgpack -timeout 4m -exec "$(VM_CLOCK) -e PIC_CLOCK_COLD_ONLY=1 -q base=2038-01-20" -run '^TestKernelClock' ./ntp
 	CGO_ENABLED=0 $(GOTEST) -count=1 -tags nomsgpack -timeout 8m -exec "$(VM)" ./rig
 
 screenshots: build setup-test ## docs/screenshot*.png, from the end-to-end run
@@ -105,11 +109,14 @@ screenshots: build setup-test ## docs/screenshot*.png, from the end-to-end run
 kill-tests: ## the process killed at every arrow of a commit and at random times
 	$(KILL_GOTEST) -count=$(KILLS) -tags "nomsgpack failpoint" -timeout 30m -run 'Kill' ./reconcile ./cmd/pic
 
-torture: ## the kill tests, N times
+torture: ## the real binary: 1,000 kills at random times, 1,000 at system calls, every damage to every file
+	PIC_TORTURE=1 $(GOTEST) -count=1 -v -tags nomsgpack -timeout 4h -run '^(TestDeath|TestEveryDamage|TestLockOut)' ./cmd/pic
 	@$(MAKE) --no-print-directory kill-tests KILLS=$(N)
 
-bench: ## our figures beside those of Debian's servers (bench/README.md)
+bench: setup-bench ## figures against the bars and against Debian's peers (bench/README.md)
 	go test -tags "nomsgpack bench" -count=1 -timeout 30m -v -p 1 ./bench/...
+	PIC_UPLOAD_GIB=10 go test -tags nomsgpack -count=1 -timeout 30m -v -run TestALargeTransferAddsNoMemory ./proxy
+	PIC_TESTSSL_FULL=1 go test -tags nomsgpack -count=1 -timeout 30m -v -run TestNothingThatTestsslRates ./proxy
 
 clean:
 	rm -rf bin .cache ui/dist/assets ui/dist/index.html ui/node_modules

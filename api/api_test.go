@@ -386,8 +386,10 @@ func TestConfigPatch(t *testing.T) {
 		{"port out of range", m{"network": m{"tunnel": m{"listen_port": 70000}}}, "/network/tunnel/listen_port"},
 		{"users", m{"users": []any{}}, "/users"},
 		{"authorities", m{"tls": m{"authorities": []any{}}}, "/tls/authorities"},
-		{"another secret in the preshared key", m{"peers": []m{{"name": "laptop", "public_key": s.Peers[0].PublicKey, "address4": s.Peers[0].Address4,
-			"address6": s.Peers[0].Address6, "destinations": "full", "trust": "owner", "enabled": true, "preshared_key": s.Network.Tunnel.PrivateKey}}}, "/peers/laptop/preshared_key"},
+		{"another secret in the preshared key", m{"peers": []m{{
+			"name": "laptop", "public_key": s.Peers[0].PublicKey, "address4": s.Peers[0].Address4,
+			"address6": s.Peers[0].Address6, "destinations": "full", "trust": "owner", "enabled": true, "preshared_key": s.Network.Tunnel.PrivateKey,
+		}}}, "/peers/laptop/preshared_key"},
 		{"overlapping subnets", m{"network": m{"lan": []m{{"name": "lan", "interface": "eth1", "prefixes": []string{s.Network.Tunnel.Prefix4.String()}}}}}, "/network/lan/0/prefixes/0"},
 		{"array", `[1]`, ""},
 	} {

@@ -124,8 +124,10 @@ func (w *auditWriter) tell(status int) {
 	}
 }
 
-var refusedStatuses = []int{http.StatusUnauthorized, http.StatusForbidden, http.StatusMisdirectedRequest,
-	http.StatusUnsupportedMediaType, http.StatusTooManyRequests}
+var refusedStatuses = []int{
+	http.StatusUnauthorized, http.StatusForbidden, http.StatusMisdirectedRequest,
+	http.StatusUnsupportedMediaType, http.StatusTooManyRequests,
+}
 
 // record adds what one request did. An entry that can't be written does not
 // undo what was done: it is logged, and a notice says so.
@@ -140,8 +142,10 @@ func (a *API) record(r *http.Request, note *auditNote, status int, requestID str
 	if (!refused && !done) || a.cfg.Engine.Source() == "" { // before boot nobody is let in, and nothing may be written
 		return
 	}
-	e := cell.AuditEntry{Event: eventOf(r), Outcome: "ok", Subject: r.Method + " " + r.URL.Path, Code: note.code, RequestID: requestID,
-		Token: note.who.Token, Who: cell.Author{Name: note.who.User, Via: string(note.who.Via)}}
+	e := cell.AuditEntry{
+		Event: eventOf(r), Outcome: "ok", Subject: r.Method + " " + r.URL.Path, Code: note.code, RequestID: requestID,
+		Token: note.who.Token, Who: cell.Author{Name: note.who.User, Via: string(note.who.Via)},
+	}
 	if e.Who.Name == "" {
 		e.Who.Name = note.user
 	}
@@ -162,8 +166,10 @@ func (a *API) record(r *http.Request, note *auditNote, status int, requestID str
 		e.Outcome = "refused"
 		admitted, dropped := a.refusals.take(a.cfg.Now())
 		if dropped > 0 {
-			err = a.cfg.Audit.Note(cell.AuditEntry{Event: "refusals_dropped", Outcome: "ok", Who: cell.Author{Name: "pic", Via: "cell"},
-				Subject: revision(cell.Revision(dropped)) + " refusals of strangers were not recorded"})
+			err = a.cfg.Audit.Note(cell.AuditEntry{
+				Event: "refusals_dropped", Outcome: "ok", Who: cell.Author{Name: "pic", Via: "cell"},
+				Subject: revision(cell.Revision(dropped)) + " refusals of strangers were not recorded",
+			})
 		}
 		if admitted && err == nil {
 			err = a.cfg.Audit.Note(e)

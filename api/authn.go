@@ -216,7 +216,8 @@ func (a *API) setPassword(ctx context.Context, user, password, message string, w
 		return err
 	}
 	ref := a.cfg.NewRef("password")
-	_, err = a.commit(ctx, w, change{resource: "users/" + user, message: message,
+	_, err = a.commit(ctx, w, change{
+		resource: "users/" + user, message: message,
 		secrets: map[cell.SecretRef]cell.Secret{ref: hash},
 		edit: func(s *cell.State) error {
 			u := s.User(user)
@@ -228,7 +229,8 @@ func (a *API) setPassword(ctx context.Context, user, password, message string, w
 				f(u)
 			}
 			return nil
-		}})
+		},
+	})
 	return err
 }
 
@@ -274,7 +276,8 @@ func (a *API) addUser(ctx context.Context, in *addUserIn) (*Out[User], error) {
 	}
 	ref, now := a.cfg.NewRef("password"), a.cfg.Now().UTC().Truncate(time.Second)
 	u := cell.User{Name: b.Name, Role: b.Role, PasswordHash: ref, Created: now}
-	r, err := a.commit(ctx, in.Write, change{resource: "users/" + b.Name, message: "add user " + b.Name,
+	r, err := a.commit(ctx, in.Write, change{
+		resource: "users/" + b.Name, message: "add user " + b.Name,
 		secrets: map[cell.SecretRef]cell.Secret{ref: hash},
 		edit: func(s *cell.State) error {
 			if s.User(b.Name) != nil {
@@ -282,7 +285,8 @@ func (a *API) addUser(ctx context.Context, in *addUserIn) (*Out[User], error) {
 			}
 			s.Users = append(s.Users, u)
 			return nil
-		}})
+		},
+	})
 	if err != nil {
 		return nil, err
 	}
@@ -295,8 +299,10 @@ type userNameIn struct {
 }
 
 func (a *API) removeUser(ctx context.Context, in *userNameIn) (*NoContent, error) {
-	r, err := a.commit(ctx, in.Write, change{resource: "users/" + in.Name, message: "remove user " + in.Name,
-		edit: func(s *cell.State) error { return removeUser(s, in.Name) }})
+	r, err := a.commit(ctx, in.Write, change{
+		resource: "users/" + in.Name, message: "remove user " + in.Name,
+		edit: func(s *cell.State) error { return removeUser(s, in.Name) },
+	})
 	if err != nil {
 		return nil, err
 	}

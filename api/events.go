@@ -19,10 +19,14 @@ const (
 )
 
 func (a *API) eventRoutes() {
-	register(a, Route{Access: auth.AccessUser, Operation: huma.Operation{Method: "GET", Path: "/api/events", OperationID: "events", Tags: []string{"core"},
+	register(a, Route{Access: auth.AccessUser, Operation: huma.Operation{
+		Method: "GET", Path: "/api/events", OperationID: "events", Tags: []string{"core"},
 		Summary: "Server-sent events that say: look again",
-		Responses: map[string]*huma.Response{"200": {Description: "a stream of `revision` and `status` events",
-			Content: map[string]*huma.MediaType{"text/event-stream": {Schema: &huma.Schema{Type: "string"}}}}}}}, a.events)
+		Responses: map[string]*huma.Response{"200": {
+			Description: "a stream of `revision` and `status` events",
+			Content:     map[string]*huma.MediaType{"text/event-stream": {Schema: &huma.Schema{Type: "string"}}},
+		}},
+	}}, a.events)
 	register(a, Route{Access: auth.AccessPublic, Operation: op("GET", "/api/openapi.json", "openapi", "core", "This API as OpenAPI 3.1")},
 		func(context.Context, *struct{}) (*textOut, error) {
 			b, err := a.OpenAPI()

@@ -84,8 +84,10 @@ func (a *API) explainRoutes() {
 	register(a, Route{Access: auth.AccessAdmin, Operation: op("PUT", "/api/firewall/policy", "put-policy", "network", "Replace the policy tests; refused while one fails")},
 		func(ctx context.Context, in *policyIn) (*Out[List[PolicyResult]], error) {
 			items := append([]string{}, in.Body.Items...)
-			r, err := a.commit(ctx, in.Write, change{resource: "network/policy", message: "change the policy tests",
-				edit: func(s *cell.State) error { s.Network.Policy = items; return nil }})
+			r, err := a.commit(ctx, in.Write, change{
+				resource: "network/policy", message: "change the policy tests",
+				edit: func(s *cell.State) error { s.Network.Policy = items; return nil },
+			})
 			if err != nil {
 				return nil, err
 			}

@@ -73,8 +73,10 @@ func newRig(t *testing.T) *rig {
 		}
 		return textPlan(b.String()), nil
 	}, func(context.Context, textPlan) (bool, error) { return false, nil })
-	engine, err := reconcile.New(&reconcile.Config{Store: store, Stages: []reconcile.Stage{stage}, Log: log, Now: time.Now,
-		Facts: cell.Facts{Uplink: cell.Uplink{Name: "eth0", Addresses: []netip.Prefix{netip.MustParsePrefix("192.168.7.9/24")}}}})
+	engine, err := reconcile.New(&reconcile.Config{
+		Store: store, Stages: []reconcile.Stage{stage}, Log: log, Now: time.Now,
+		Facts: cell.Facts{Uplink: cell.Uplink{Name: "eth0", Addresses: []netip.Prefix{netip.MustParsePrefix("192.168.7.9/24")}}},
+	})
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -181,7 +183,8 @@ type answer struct {
 func (a answer) problem() (p struct {
 	Code, Detail string
 	Errors       []cell.FieldError
-}) {
+},
+) {
 	_ = json.Unmarshal(a.body, &p)
 	return p
 }

@@ -136,10 +136,12 @@ func TestAnswersScoreByObservatorysRules(t *testing.T) {
 func TestThirtyHostsGetNoAnswerOfTheAPI(t *testing.T) {
 	r, admin := claimedRig(t)
 	name := "home.internal"
-	hosts := []string{"evil.example", "127.0.0.1.nip.io", "home.internal.evil.example", "evil-home.internal", "xhome.internal", "internal", ".home.internal",
+	hosts := []string{
+		"evil.example", "127.0.0.1.nip.io", "home.internal.evil.example", "evil-home.internal", "xhome.internal", "internal", ".home.internal",
 		"home.internal..", "home.internal:0", "home.internal:99999", "home.internal:x", "home.internal/", "home.internal@evil.example", "evil.example#home.internal",
 		"home internal", "2130706433", "0x7f000001", "0177.0.0.1", "127.1", "127.0.0.2", "0.0.0.0", "[::]", "[::ffff:127.0.0.1]", "[::1%eth0]", "::1", "10.0.0.1", "192.168.7.10",
-		"169.254.169.254", "localhost.evil.example", "home.internal,evil.example", "*", "xn--hme-0ua.internal"}
+		"169.254.169.254", "localhost.evil.example", "home.internal,evil.example", "*", "xn--hme-0ua.internal",
+	}
 	if len(hosts) < 30 {
 		t.Fatal(len(hosts))
 	}
@@ -184,9 +186,11 @@ func TestNoPathParameterLeavesItsPlace(t *testing.T) {
 	r, admin := claimedRig(t)
 	admin.want(201, "POST", "/api/peers", m{"name": "laptop", "generate_key": true})
 	_, before := r.engine.Running()
-	payloads := []string{"..", "../../etc/passwd", "..%2f..%2fetc%2fpasswd", "%2e%2e%2f%2e%2e%2fetc%2fpasswd", "%252e%252e%252fetc%252fpasswd", "..%5c..%5cetc", "....%2f%2f",
+	payloads := []string{
+		"..", "../../etc/passwd", "..%2f..%2fetc%2fpasswd", "%2e%2e%2f%2e%2e%2fetc%2fpasswd", "%252e%252e%252fetc%252fpasswd", "..%5c..%5cetc", "....%2f%2f",
 		"%2fetc%2fpasswd", "laptop%00", "laptop%2f..%2flaptop", "%c0%ae%c0%ae%2f", "laptop%0d%0aX:%20y", "..;%2f", "~root", "file:%2f%2f%2fetc%2fpasswd", "%20laptop", "laptop.", "LAPTOP",
-		"-1", "18446744073709551616", "1e3", "0x1", "__proto__", "*", strings.Repeat("a", 5000)}
+		"-1", "18446744073709551616", "1e3", "0x1", "__proto__", "*", strings.Repeat("a", 5000),
+	}
 	seen := 0
 	for _, row := range r.api.Rows() {
 		if !strings.Contains(row.Path, "{") {
@@ -227,9 +231,12 @@ func TestURLsInRequestsAreNeverFetched(t *testing.T) {
 		url := "http://" + host + "/canary"
 		for _, body := range []m{
 			{"services": []m{{"id": "a", "name": "a", "subdomain": "a", "upstream": url, "enabled": true}}},
-			{"dns": m{"forwarders": []m{{"address": host}}}}, {"dns": m{"forwarders": []m{{"url": url}}}}, {"dns": m{"forwarders": []any{url}}},
+			{"dns": m{"forwarders": []m{{"address": host}}}},
+			{"dns": m{"forwarders": []m{{"url": url}}}},
+			{"dns": m{"forwarders": []any{url}}},
 			{"network": m{"tunnel": m{"endpoint": host}}},
-			{"ddns": m{"api_base_url": url}}, {"ddns": m{"api_base_url": "https://" + host + "/"}},
+			{"ddns": m{"api_base_url": url}},
+			{"ddns": m{"api_base_url": "https://" + host + "/"}},
 			{"clock": m{"sources": []any{host}}},
 			{"exits": []m{{"id": "e", "type": "proxy", "url": url}}},
 		} {

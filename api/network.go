@@ -65,8 +65,10 @@ func (a *API) dnsOverview(context.Context, *struct{}) (*Out[DNSOverview], error)
 	if err != nil {
 		return nil, err
 	}
-	o := DNSOverview{Domain: s.Identity.EffectiveDomain(), DomainMode: s.Identity.Mode, ModeLabel: modeLabels[s.Identity.Mode],
-		InternalRecords: []DNSRecord{}, PublicRecords: []DNSRecord{}, ServiceSubdomains: []string{}, Actions: []string{"reload"}}
+	o := DNSOverview{
+		Domain: s.Identity.EffectiveDomain(), DomainMode: s.Identity.Mode, ModeLabel: modeLabels[s.Identity.Mode],
+		InternalRecords: []DNSRecord{}, PublicRecords: []DNSRecord{}, ServiceSubdomains: []string{}, Actions: []string{"reload"},
+	}
 	for _, r := range records {
 		if r.View == cell.ViewInternet {
 			o.PublicRecords = append(o.PublicRecords, r)
@@ -99,7 +101,8 @@ func (a *API) addRecord(ctx context.Context, in *addRecordIn) (*Out[cell.Record]
 	if rec.Views == nil {
 		rec.Views = []cell.View{}
 	}
-	r, err := a.commit(ctx, in.Write, change{resource: "dns", message: "add record " + rec.Name + " " + rec.Type,
+	r, err := a.commit(ctx, in.Write, change{
+		resource: "dns", message: "add record " + rec.Name + " " + rec.Type,
 		edit: func(s *cell.State) error {
 			for _, x := range s.DNS.Records {
 				if x.Name == rec.Name && x.Type == rec.Type && x.Value == rec.Value && slices.Equal(x.Views, rec.Views) {
@@ -108,7 +111,8 @@ func (a *API) addRecord(ctx context.Context, in *addRecordIn) (*Out[cell.Record]
 			}
 			s.DNS.Records = append(s.DNS.Records, rec)
 			return nil
-		}})
+		},
+	})
 	if err != nil {
 		return nil, err
 	}
@@ -123,7 +127,8 @@ type removeRecordIn struct {
 }
 
 func (a *API) removeRecord(ctx context.Context, in *removeRecordIn) (*NoContent, error) {
-	r, err := a.commit(ctx, in.Write, change{resource: "dns", message: "remove record " + in.Name,
+	r, err := a.commit(ctx, in.Write, change{
+		resource: "dns", message: "remove record " + in.Name,
 		edit: func(s *cell.State) error {
 			keep := slices.DeleteFunc(slices.Clone(s.DNS.Records), func(x cell.Record) bool {
 				return x.Name == in.Name && (in.Type == "" || x.Type == in.Type) && (in.Value == "" || x.Value == in.Value)
@@ -133,7 +138,8 @@ func (a *API) removeRecord(ctx context.Context, in *removeRecordIn) (*NoContent,
 			}
 			s.DNS.Records = keep
 			return nil
-		}})
+		},
+	})
 	if err != nil {
 		return nil, err
 	}

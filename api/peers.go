@@ -222,8 +222,10 @@ func (a *API) addPeer(ctx context.Context, in *addPeerIn) (*Out[PeerCreated], er
 	if (b.PublicKey != nil) == b.GenerateKey {
 		return nil, invalid("/public_key", "give either public_key (made on the device) or generate_key: true")
 	}
-	p := cell.Peer{Name: b.Name, Destinations: cell.FullTunnel, Keepalive: 25, Enabled: true, Trust: cell.TrustFamily,
-		Created: a.cfg.Now().UTC().Truncate(time.Second)}
+	p := cell.Peer{
+		Name: b.Name, Destinations: cell.FullTunnel, Keepalive: 25, Enabled: true, Trust: cell.TrustFamily,
+		Created: a.cfg.Now().UTC().Truncate(time.Second),
+	}
 	b.apply(&p)
 	if b.Services == nil {
 		p.Services = defaultServices(p.Trust)
@@ -237,7 +239,8 @@ func (a *API) addPeer(ctx context.Context, in *addPeerIn) (*Out[PeerCreated], er
 		private, p.PublicKey = a.cfg.GenerateKey()
 	}
 	psk, secrets := a.newPSK(&p, b.PresharedKey == nil || *b.PresharedKey)
-	r, err := a.commit(ctx, in.Write, change{resource: "peers/" + p.Name, message: "add peer " + p.Name, secrets: secrets,
+	r, err := a.commit(ctx, in.Write, change{
+		resource: "peers/" + p.Name, message: "add peer " + p.Name, secrets: secrets,
 		edit: func(s *cell.State) error {
 			if s.Peer(p.Name) != nil {
 				return problem(http.StatusConflict, "conflict", "there is already a peer %q", p.Name)
@@ -250,7 +253,8 @@ func (a *API) addPeer(ctx context.Context, in *addPeerIn) (*Out[PeerCreated], er
 			q.Address4, q.Address6 = v4, v6
 			s.Peers = append(s.Peers, q)
 			return nil
-		}})
+		},
+	})
 	if err != nil {
 		return nil, peerPointers(err)
 	}
@@ -311,7 +315,8 @@ func (a *API) changePeer(ctx context.Context, in *putPeerIn) (*Out[Peer], error)
 	if in.Body.Name != "" {
 		name = in.Body.Name
 	}
-	r, err := a.commit(ctx, in.Write, change{resource: "peers/" + in.Name, message: "change peer " + in.Name, secrets: secrets,
+	r, err := a.commit(ctx, in.Write, change{
+		resource: "peers/" + in.Name, message: "change peer " + in.Name, secrets: secrets,
 		edit: func(s *cell.State) error {
 			p := s.Peer(in.Name)
 			if p == nil {
@@ -323,7 +328,8 @@ func (a *API) changePeer(ctx context.Context, in *putPeerIn) (*Out[Peer], error)
 				renamePeer(s, in.Name, name)
 			}
 			return nil
-		}})
+		},
+	})
 	if err != nil {
 		return nil, peerPointers(err)
 	}
@@ -353,8 +359,10 @@ func (a *API) removePeer(ctx context.Context, in *removePeerIn) (*NoContent, err
 	if _, _, err := a.peer(in.Name); err != nil {
 		return nil, err
 	}
-	r, err := a.commit(ctx, in.Write, change{resource: "peers/" + in.Name, message: "remove peer " + in.Name,
-		edit: func(s *cell.State) error { return removePeer(s, in.Name) }})
+	r, err := a.commit(ctx, in.Write, change{
+		resource: "peers/" + in.Name, message: "remove peer " + in.Name,
+		edit: func(s *cell.State) error { return removePeer(s, in.Name) },
+	})
 	if err != nil {
 		return nil, err
 	}
@@ -451,8 +459,10 @@ type WireGuardPeer struct {
 func (a *API) wireguardStatus(ctx context.Context, _ *struct{}) (*Out[WireGuardStatus], error) {
 	s, _ := a.cfg.Engine.Running()
 	t := s.Network.Tunnel
-	out := WireGuardStatus{Backend: "none", Interface: cell.TunnelLink, ListenPort: t.ListenPort, PublicKey: t.PublicKey, Endpoint: t.Endpoint,
-		Prefix4: t.Prefix4.String(), Prefix6: t.Prefix6.String(), Peers: []WireGuardPeer{}}
+	out := WireGuardStatus{
+		Backend: "none", Interface: cell.TunnelLink, ListenPort: t.ListenPort, PublicKey: t.PublicKey, Endpoint: t.Endpoint,
+		Prefix4: t.Prefix4.String(), Prefix6: t.Prefix6.String(), Peers: []WireGuardPeer{},
+	}
 	out.Condition, _ = a.condition("tunnel")
 	st, err := a.cfg.Tunnel(ctx)
 	if err == nil {

@@ -106,7 +106,8 @@ func (a *API) removeSecondFactor(ctx context.Context, in *struct{ Write }) (*NoC
 }
 
 func (a *API) setSecondFactor(ctx context.Context, w Write, user, message string, f *cell.SecondFactor, secrets map[cell.SecretRef]cell.Secret) (reconcile.Result, error) {
-	return a.commit(ctx, w, change{resource: "users/" + user, message: message, secrets: secrets,
+	return a.commit(ctx, w, change{
+		resource: "users/" + user, message: message, secrets: secrets,
 		edit: func(s *cell.State) error {
 			u := s.User(user)
 			if u == nil {
@@ -114,7 +115,8 @@ func (a *API) setSecondFactor(ctx context.Context, w Write, user, message string
 			}
 			u.SecondFactor = f
 			return nil
-		}})
+		},
+	})
 }
 
 // checkCode is the second step of a login; u has passed the first. It uses the

@@ -300,9 +300,11 @@ func (a *API) setupComplete(ctx context.Context, _ *struct{ Body Empty }) (*clai
 	}
 	token, _ := a.cfg.Sessions.Create(d.User, cell.RoleAdmin, from)
 	session, done := auth.SessionCookie(token), auth.ClearSetupCookie()
-	return &claimOut{Status: http.StatusCreated, PicRevision: revision(r.Revision),
+	return &claimOut{
+		Status: http.StatusCreated, PicRevision: revision(r.Revision),
 		SetCookie: []string{session.String(), done.String()},
-		Body:      Claimed{r.Revision, r.State.Identity.EffectiveDomain(), a.url(r.State.Identity.EffectiveDomain()), fingerprint}}, nil
+		Body:      Claimed{r.Revision, r.State.Identity.EffectiveDomain(), a.url(r.State.Identity.EffectiveDomain()), fingerprint},
+	}, nil
 }
 
 // Claim claims the cell from a file of the same fields as the wizard.
@@ -339,8 +341,10 @@ func (a *API) claim(ctx context.Context, d *Draft, author cell.Author) (reconcil
 	}
 	work, cancel := context.WithTimeout(context.WithoutCancel(ctx), commitTimeout)
 	defer cancel()
-	r, err := a.cfg.Engine.Commit(work, 0, edit, reconcile.Options{Author: author, Message: "claim the cell",
-		Secrets: map[cell.SecretRef]cell.Secret{hashRef: d.hash, authority.RootKey: rootKey, authority.IssuingKey: issuingKey}})
+	r, err := a.cfg.Engine.Commit(work, 0, edit, reconcile.Options{
+		Author: author, Message: "claim the cell",
+		Secrets: map[cell.SecretRef]cell.Secret{hashRef: d.hash, authority.RootKey: rootKey, authority.IssuingKey: issuingKey},
+	})
 	if err != nil {
 		return r, err
 	}

@@ -89,7 +89,8 @@ func (a *API) addToken(ctx context.Context, in *addTokenIn) (*Out[NewToken], err
 	t.Name, t.Scopes = b.Name, slices.Clone(b.Scopes)
 	t.Created = a.cfg.Now().UTC().Truncate(time.Second)
 	t.Expires = t.Created.AddDate(0, 0, min(days, maxTokenDays))
-	r, err := a.commit(ctx, in.Write, change{resource: "users/" + owner, message: "add an API token of " + owner,
+	r, err := a.commit(ctx, in.Write, change{
+		resource: "users/" + owner, message: "add an API token of " + owner,
 		edit: func(s *cell.State) error {
 			u := s.User(owner)
 			if u == nil {
@@ -100,7 +101,8 @@ func (a *API) addToken(ctx context.Context, in *addTokenIn) (*Out[NewToken], err
 			}
 			u.Tokens = append(slices.Clone(u.Tokens), t)
 			return nil
-		}})
+		},
+	})
 	if err != nil {
 		return nil, err
 	}
@@ -128,13 +130,15 @@ func (a *API) revokeToken(ctx context.Context, in *tokenIDIn) (*NoContent, error
 	if owner == "" {
 		return nil, notFound("token", in.ID)
 	}
-	r, err := a.commit(ctx, in.Write, change{resource: "users/" + owner, message: "revoke an API token of " + owner,
+	r, err := a.commit(ctx, in.Write, change{
+		resource: "users/" + owner, message: "revoke an API token of " + owner,
 		edit: func(s *cell.State) error {
 			if u := s.User(owner); u != nil {
 				u.Tokens = slices.DeleteFunc(slices.Clone(u.Tokens), func(t cell.Token) bool { return t.ID == in.ID })
 			}
 			return nil
-		}})
+		},
+	})
 	if err != nil {
 		return nil, err
 	}

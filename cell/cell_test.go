@@ -33,8 +33,10 @@ func addPeer(t testing.TB, s *cell.State, name string, n byte) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	s.Peers = append(s.Peers, cell.Peer{Name: name, PublicKey: key(n), Address4: v4, Address6: v6, Enabled: true,
-		Destinations: cell.FullTunnel, Trust: cell.TrustOwner})
+	s.Peers = append(s.Peers, cell.Peer{
+		Name: name, PublicKey: key(n), Address4: v4, Address6: v6, Enabled: true,
+		Destinations: cell.FullTunnel, Trust: cell.TrustOwner,
+	})
 }
 
 func TestFactoryStateIsValidAndUnclaimed(t *testing.T) {
@@ -152,8 +154,10 @@ func TestAddressesAreUniqueAndTheSubnetFillsUp(t *testing.T) {
 		if err != nil {
 			t.Fatalf("peer %d: %v", i, err)
 		}
-		s.Peers = append(s.Peers, cell.Peer{Name: fmt.Sprintf("p%d", i), PublicKey: key(byte(i + 2)), Address4: v4, Address6: v6,
-			Enabled: true, Destinations: cell.FullTunnel, Trust: cell.TrustGuest})
+		s.Peers = append(s.Peers, cell.Peer{
+			Name: fmt.Sprintf("p%d", i), PublicKey: key(byte(i + 2)), Address4: v4, Address6: v6,
+			Enabled: true, Destinations: cell.FullTunnel, Trust: cell.TrustGuest,
+		})
 	}
 	if err := s.Validate(); err != nil {
 		t.Fatal(err)

@@ -136,6 +136,7 @@ func (d *impact) people() {
 		case old.Role == RoleAdmin && now.Role != RoleAdmin:
 			d.add("user", old.Name, "%s can no longer administer the cell", old.Name)
 		}
+		d.tokens(old, d.to.User(old.Name))
 	}
 	for i := range d.from.Peers {
 		if old, now := &d.from.Peers[i], d.peers[d.from.Peers[i].Name]; old.Owner != "" && now != nil && now.Owner != old.Owner {
@@ -164,6 +165,25 @@ func (d *impact) forwards() {
 		}
 		if g := &d.to.Network.Forwards[i]; g.Peer != f.Peer || g.Service != f.Service || g.TargetPort != f.TargetPort {
 			d.add("forward", f.Name, "%d/%s no longer leads to port %d of %s", f.Port, f.Protocol, f.TargetPort, f.Peer+f.Service)
+		}
+	}
+}
+
+// tokens names the API tokens that end with a change of their user, and the
+// ones that may do less.
+func (d *impact) tokens(old, now *User) {
+	for i := range old.Tokens {
+		t := &old.Tokens[i]
+		if now == nil {
+			d.add("user", old.Name, "the API token %s of %s stops working", t.Name, old.Name)
+			continue
+		}
+		j := slices.IndexFunc(now.Tokens, func(x Token) bool { return x.ID == t.ID })
+		switch {
+		case j < 0 || now.Tokens[j].Hash != t.Hash || now.Tokens[j].Expires.Before(t.Expires):
+			d.add("user", old.Name, "the API token %s of %s stops working", t.Name, old.Name)
+		case slices.ContainsFunc(t.Scopes, func(s TokenScope) bool { return !slices.Contains(now.Tokens[j].Scopes, s) }):
+			d.add("user", old.Name, "the API token %s of %s may do less", t.Name, old.Name)
 		}
 	}
 }

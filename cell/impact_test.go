@@ -4,6 +4,7 @@ import (
 	"fmt"
 	"net/netip"
 	"reflect"
+	"slices"
 	"strings"
 	"testing"
 	"time"
@@ -18,7 +19,9 @@ import (
 func full(t testing.TB) *cell.State {
 	s := claimed()
 	s.Identity = cell.Identity{Name: "home", Mode: cell.ModeOwn, Domain: "home.example.org"}
-	s.Users = append(s.Users, cell.User{Name: "kid", Role: cell.RoleAdmin, PasswordHash: "pw2"})
+	s.Users = append(s.Users, cell.User{Name: "kid", Role: cell.RoleAdmin, PasswordHash: "pw2", Tokens: []cell.Token{{
+		ID: strings.Repeat("a", 24), Name: "ci", Hash: strings.Repeat("b", 64), Scopes: []cell.TokenScope{{Method: "GET", Path: "/api/**"}}, Created: soon.Add(-24 * time.Hour), Expires: soon,
+	}}})
 	n := &s.Network
 	n.Uplink, n.PublicWeb = "eth0", true
 	n.LAN = []cell.LAN{{Name: "lan", Interface: "eth1", Prefixes: []netip.Prefix{netip.MustParsePrefix("192.168.7.0/24")}, Addresses: []netip.Addr{netip.MustParseAddr("192.168.7.1")}}}
@@ -27,15 +30,21 @@ func full(t testing.TB) *cell.State {
 	s.DNS.Records = []cell.Record{{Name: "printer", Type: "A", Value: "192.168.7.20", Views: []cell.View{}}}
 	s.DDNS.Provider = "cloudflare"
 	s.TLS.Authorities = []cell.Authority{{ID: "ca", Root: "-BEGIN CERTIFICATE-", Issuing: "-BEGIN CERTIFICATE-", RootKey: "r", IssuingKey: "i", Domains: []string{}}}
-	s.Links = []cell.Link{{Name: "aunt", Domain: "aunt.example.org", PublicKey: key(90), Endpoint: "aunt.example.org:51820", Enabled: true,
-		Address4: netip.MustParseAddr("10.98.0.1"), Address6: netip.MustParseAddr("fd98::1"), PresharedKey: "psk", Prefixes: []netip.Prefix{netip.MustParsePrefix("10.99.0.0/24")}}}
+	s.Links = []cell.Link{{
+		Name: "aunt", Domain: "aunt.example.org", PublicKey: key(90), Endpoint: "aunt.example.org:51820", Enabled: true,
+		Address4: netip.MustParseAddr("10.98.0.1"), Address6: netip.MustParseAddr("fd98::1"), PresharedKey: "psk", Prefixes: []netip.Prefix{netip.MustParsePrefix("10.99.0.0/24")},
+	}}
 	s.Exits = []cell.Exit{
 		{ID: "nl", Type: cell.ExitWireGuard, Enabled: true, Address4: netip.MustParseAddr("10.64.0.9"), Address6: netip.MustParseAddr("fc00::9"), Credentials: "c"},
-		{ID: "aunt", Type: cell.ExitCell, Link: "aunt", Enabled: true}}
+		{ID: "aunt", Type: cell.ExitCell, Link: "aunt", Enabled: true},
+	}
 	s.Services = []cell.Service{
-		{ID: "files", Subdomain: "files", Upstream: "http://172.20.1.2:80", Access: cell.AccessInternet, Bridge: "br-files", Enabled: true,
-			Prefix4: netip.MustParsePrefix("172.20.1.0/24"), Prefix6: netip.MustParsePrefix("fd30::/64"), Egress: "nl", Ports: []cell.ServicePort{{Protocol: cell.TCP, Port: 993}}},
-		{ID: "mail", Subdomain: "mail", Upstream: "http://192.168.7.9:80", Access: cell.AccessGranted, Enabled: true}}
+		{
+			ID: "files", Subdomain: "files", Upstream: "http://172.20.1.2:80", Access: cell.AccessInternet, Bridge: "br-files", Enabled: true,
+			Prefix4: netip.MustParsePrefix("172.20.1.0/24"), Prefix6: netip.MustParsePrefix("fd30::/64"), Egress: "nl", Ports: []cell.ServicePort{{Protocol: cell.TCP, Port: 993}},
+		},
+		{ID: "mail", Subdomain: "mail", Upstream: "http://192.168.7.9:80", Access: cell.AccessGranted, Enabled: true},
+	}
 	addPeer(t, s, "laptop", 2)
 	addPeer(t, s, "phone", 3)
 	p := &s.Peers[0]
@@ -88,8 +97,10 @@ var impacts = []struct {
 	{"network/forwards/port", func(s *cell.State) { s.Network.Forwards[0].Port = 7778 }, []string{"forward game: 7777/udp is no longer forwarded"}},
 	{"network/forwards/enabled", func(s *cell.State) { s.Network.Forwards[0].Enabled = false }, []string{"forward game: 7777/udp is no longer forwarded"}},
 	{"network/forwards/target_port", func(s *cell.State) { s.Network.Forwards[0].TargetPort = 1 }, []string{"forward game: no longer leads to port 7000 of phone"}},
-	{"network/forwards/peer", func(s *cell.State) { s.Peers[0].Exit = ""; s.Network.Forwards[0].Peer = "laptop" },
-		[]string{"peer laptop: leaves by direct instead of nl", "forward game: no longer leads to port 7000 of phone"}},
+	{
+		"network/forwards/peer", func(s *cell.State) { s.Peers[0].Exit = ""; s.Network.Forwards[0].Peer = "laptop" },
+		[]string{"peer laptop: leaves by direct instead of nl", "forward game: no longer leads to port 7000 of phone"},
+	},
 	{"network/forwards/service", func(s *cell.State) { s.Network.Forwards[0].Peer, s.Network.Forwards[0].Service = "", "mail" }, []string{"forward game: no longer leads to port 7000 of phone"}},
 
 	{"dns/records", func(s *cell.State) { s.DNS.Records = nil }, []string{"name printer: to the view peer", "name printer: to the view lan"}},
@@ -104,7 +115,20 @@ var impacts = []struct {
 	{"tls/authorities", func(s *cell.State) { s.TLS.Authorities = nil }, []string{"authority ca: trust only the authority ca"}},
 	{"tls/authorities/retired", func(s *cell.State) { s.TLS.Authorities[0].Retired = true }, []string{"authority ca: trust only the authority ca"}},
 
-	{"users", func(s *cell.State) { s.Users = s.Users[:1]; s.Peers[0].Owner = "" }, []string{"user kid: can no longer log in", "user kid: no longer owns the device laptop"}},
+	{"users", func(s *cell.State) { s.Users = s.Users[:1]; s.Peers[0].Owner = "" }, []string{"user kid: can no longer log in", "user kid: the API token ci of kid stops working", "user kid: no longer owns the device laptop"}},
+	{"users/tokens", func(s *cell.State) { s.Users[1].Tokens = nil }, []string{"user kid: the API token ci of kid stops working"}},
+	{"users/tokens/hash", func(s *cell.State) {
+		s.Users[1].Tokens = slices.Clone(s.Users[1].Tokens)
+		s.Users[1].Tokens[0].Hash = strings.Repeat("c", 64)
+	}, []string{"user kid: the API token ci of kid stops working"}},
+	{"users/tokens/expires", func(s *cell.State) {
+		s.Users[1].Tokens = slices.Clone(s.Users[1].Tokens)
+		s.Users[1].Tokens[0].Expires = soon.Add(-time.Hour)
+	}, []string{"user kid: the API token ci of kid stops working"}},
+	{"users/tokens/scopes", func(s *cell.State) {
+		s.Users[1].Tokens = slices.Clone(s.Users[1].Tokens)
+		s.Users[1].Tokens[0].Scopes = []cell.TokenScope{{Method: "GET", Path: "/api/status"}}
+	}, []string{"user kid: the API token ci of kid may do less"}},
 	{"users/role", func(s *cell.State) { s.Users[1].Role = cell.RolePeer }, []string{"user kid: can no longer administer"}},
 	{"users/password_hash", func(s *cell.State) { s.Users[1].PasswordHash = "new" }, []string{"user kid: with the old password"}},
 
@@ -132,8 +156,10 @@ var impacts = []struct {
 	{"links/prefixes", func(s *cell.State) { s.Links[0].Prefixes = nil }, []string{"link aunt: 10.99.0.0/24 of the linked cell"}},
 	{"links/enabled", func(s *cell.State) { s.Links[0].Enabled = false }, []string{"link aunt: until it is enabled again"}},
 
-	{"exits", func(s *cell.State) { s.Exits = s.Exits[1:]; s.Peers[0].Exit, s.Services[0].Egress = "", "" },
-		[]string{"peer laptop: leaves by direct instead of nl", "service files: leaves by direct instead of nl", "exit nl: the exit nl is gone"}},
+	{
+		"exits", func(s *cell.State) { s.Exits = s.Exits[1:]; s.Peers[0].Exit, s.Services[0].Egress = "", "" },
+		[]string{"peer laptop: leaves by direct instead of nl", "service files: leaves by direct instead of nl", "exit nl: the exit nl is gone"},
+	},
 	{"exits/type", func(s *cell.State) { s.Exits[0].Type = cell.ExitOpenVPN }, []string{"exit nl: it is set up anew"}},
 	{"exits/slot", func(s *cell.State) { s.Exits[0].Slot = 3 }, []string{"exit nl: it is set up anew"}},
 	{"exits/enabled", func(s *cell.State) { s.Exits[0].Enabled = false }, []string{"exit nl: laptop, files lose the internet"}},
@@ -150,8 +176,10 @@ var impacts = []struct {
 	{"services", func(s *cell.State) { s.Services = s.Services[1:] }, []string{"service files: files.home.example.org stops answering"}},
 	{"services/subdomain", func(s *cell.State) { s.Services[0].Subdomain = "f" }, []string{"service files: the name becomes f.home.example.org"}},
 	{"services/upstream", func(s *cell.State) { s.Services[1].Upstream = "" }, []string{"service mail: nothing is behind it"}},
-	{"services/access", func(s *cell.State) { s.Services[0].Access = cell.AccessAdmin },
-		[]string{"peer laptop: can no longer reach files", "peer phone: can no longer reach files", "service files: the local networks can no longer", "service files: the internet can no longer"}},
+	{
+		"services/access", func(s *cell.State) { s.Services[0].Access = cell.AccessAdmin },
+		[]string{"peer laptop: can no longer reach files", "peer phone: can no longer reach files", "service files: the local networks can no longer", "service files: the internet can no longer"},
+	},
 	{"services/bridge", func(s *cell.State) { s.Services[0].Bridge = "br-f" }, []string{"service files: its network changes"}},
 	{"services/prefix4", func(s *cell.State) { s.Services[0].Prefix4 = netip.MustParsePrefix("172.20.9.0/24") }, []string{"service files: its network changes"}},
 	{"services/prefix6", func(s *cell.State) { s.Services[0].Prefix6 = netip.Prefix{} }, []string{"service files: its network changes"}},
@@ -196,6 +224,12 @@ var harmless = map[string]string{
 	"ddns/token":                  "the same",
 	"users/name":                  "an id: see users",
 	"users/created":               "a date",
+	"users/tokens/id":             "an id: see users/tokens",
+	"users/tokens/name":           "a label",
+	"users/tokens/created":        "a date",
+	"users/tokens/scopes/method":  "see users/tokens/scopes",
+	"users/tokens/scopes/path":    "see users/tokens/scopes",
+	"users/second_factor":         "asked for at the next login; its owner sets it up themselves",
 	"peers/name":                  "an id: see peers",
 	"peers/keepalive":             "told to clients made later",
 	"peers/note":                  "a note",

@@ -44,8 +44,10 @@ func TestPolicyNamesMustExist(t *testing.T) {
 	addPeer(t, s, "laptop", 2)
 	addPeer(t, s, "mail", 3)
 	s.Services = append(s.Services, cell.Service{ID: "mail", Subdomain: "mail", Access: cell.AccessGranted, Enabled: true})
-	s.Network.Policy = []string{"laptop reaches internet", "phone reaches internet", "laptop reaches mail", "laptop reaches service:mail",
-		"laptop leaves by nl", "internet leaves by direct", "lan:home reaches cell", "laptop reaches laptop", "laptop reaches internet"}
+	s.Network.Policy = []string{
+		"laptop reaches internet", "phone reaches internet", "laptop reaches mail", "laptop reaches service:mail",
+		"laptop leaves by nl", "internet leaves by direct", "lan:home reaches cell", "laptop reaches laptop", "laptop reaches internet",
+	}
 	var bad *cell.InvalidError
 	if !errors.As(s.Validate(), &bad) {
 		t.Fatal("all was found fine")

@@ -43,8 +43,10 @@ func TestScopesCoverWhatTheySayAndNoMore(t *testing.T) {
 func TestBadTokensAndFactorsAreRefused(t *testing.T) {
 	now := time.Date(2026, 1, 1, 0, 0, 0, 0, time.UTC)
 	good := func() cell.Token {
-		return cell.Token{ID: strings.Repeat("ab", 12), Hash: strings.Repeat("cd", 32), Name: "backup",
-			Scopes: []cell.TokenScope{{Method: "GET", Path: "/api/peers/**"}}, Created: now, Expires: now.Add(time.Hour)}
+		return cell.Token{
+			ID: strings.Repeat("ab", 12), Hash: strings.Repeat("cd", 32), Name: "backup",
+			Scopes: []cell.TokenScope{{Method: "GET", Path: "/api/peers/**"}}, Created: now, Expires: now.Add(time.Hour),
+		}
 	}
 	state := func(x cell.Token, f *cell.SecondFactor) error {
 		s := cell.Factory([16]byte{1}, "wireguard-a", "")

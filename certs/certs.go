@@ -196,10 +196,17 @@ func localAddr(c net.Conn) netip.Addr {
 }
 
 // TLSConfig is for the HTTPS listener: TLS 1.2 and later, Go's own choice of
-// ciphers and key exchange (X25519MLKEM768 first), h2 and HTTP/1.1.
+// key exchange (X25519MLKEM768 first), h2 and HTTP/1.1. Of TLS 1.2 only the
+// ciphers with forward secrecy and authenticated encryption are left (RFC 9325
+// §4.2); those of TLS 1.3 can't be chosen.
 func (c *Controller) TLSConfig() *tls.Config {
 	return &tls.Config{
-		MinVersion:     tls.VersionTLS12,
+		MinVersion: tls.VersionTLS12,
+		CipherSuites: []uint16{
+			tls.TLS_ECDHE_ECDSA_WITH_AES_128_GCM_SHA256, tls.TLS_ECDHE_RSA_WITH_AES_128_GCM_SHA256,
+			tls.TLS_ECDHE_ECDSA_WITH_AES_256_GCM_SHA384, tls.TLS_ECDHE_RSA_WITH_AES_256_GCM_SHA384,
+			tls.TLS_ECDHE_ECDSA_WITH_CHACHA20_POLY1305_SHA256, tls.TLS_ECDHE_RSA_WITH_CHACHA20_POLY1305_SHA256,
+		},
 		NextProtos:     []string{"h2", "http/1.1"},
 		GetCertificate: c.GetCertificate,
 	}

@@ -79,8 +79,10 @@ func addresses(s *cell.State, f *cell.Facts) []netip.Addr {
 	local := f.LocalAddresses()
 	slices.SortFunc(local, netip.Addr.Compare)
 	// The ones that people use come first, where the cap can't reach them.
-	first := []netip.Addr{netip.AddrFrom4([4]byte{127, 0, 0, 1}), netip.IPv6Loopback(),
-		s.Network.Tunnel.Gateway4(), s.Network.Tunnel.Gateway6()}
+	first := []netip.Addr{
+		netip.AddrFrom4([4]byte{127, 0, 0, 1}), netip.IPv6Loopback(),
+		s.Network.Tunnel.Gateway4(), s.Network.Tunnel.Gateway6(),
+	}
 	for _, l := range s.Network.LAN {
 		first = append(first, l.Addresses...)
 	}

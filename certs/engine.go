@@ -60,8 +60,8 @@ func (e *engine) stop() { e.cache.Stop() }
 // manage makes sure that name has a certificate that is not due for renewal,
 // and reports whether one had to be obtained.
 func (e *engine) manage(ctx context.Context, name string) (obtained bool, err error) {
-	for _, m := range e.cache.AllMatchingCertificates(name) {
-		if !m.NeedsRenewal(e.config) {
+	if held := e.cache.AllMatchingCertificates(name); len(held) > 0 {
+		if !held[0].NeedsRenewal(e.config) {
 			return false, nil
 		}
 		// The loop would do this at its next tick. A clock that was set after

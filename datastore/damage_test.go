@@ -106,8 +106,10 @@ func TestDamageIsNeverTakenForAFreshCell(t *testing.T) {
 	commit(t, s, factory())
 	filled(t, old)
 	for name, damage := range damages(t) {
-		for _, file := range []string{"startup", "committed", "revisions/000004.json.gz", "revisions/000003.json.gz",
-			"revisions/000002.json.gz", "revisions/000001.json.gz", "secrets/tunnel-key", "secrets/password-1"} {
+		for _, file := range []string{
+			"startup", "committed", "revisions/000004.json.gz", "revisions/000003.json.gz",
+			"revisions/000002.json.gz", "revisions/000001.json.gz", "secrets/tunnel-key", "secrets/password-1",
+		} {
 			t.Run(file+"/"+name, func(t *testing.T) {
 				dir := filepath.Join(t.TempDir(), "pic")
 				duplicate(t, old, dir)

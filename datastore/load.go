@@ -6,6 +6,7 @@ import (
 	"io/fs"
 	"path/filepath"
 	"slices"
+	"strings"
 
 	"github.com/personal-internet-cell/pic/cell"
 )
@@ -81,14 +82,18 @@ func (s *Store) Load() (Loaded, error) {
 }
 
 // loadBeginning answers for a folder without pointers: it is fresh when it
-// holds nothing at all, and a first boot that was cut short between writing
+// holds nothing that an owner made, and a first boot that was cut short between writing
 // revision 1 and moving startup is finished here. Anything else is damage.
 func (s *Store) loadBeginning() (Loaded, bool, error) {
 	history, err := list(filepath.Join(s.dir, historyDir))
 	if err != nil {
 		return Loaded{}, false, s.failure("reading the history", err)
 	}
-	if len(history) > 0 || len(s.marks) > 0 || s.highest > 1 {
+	kinds, err := s.secretKinds()
+	if err != nil {
+		return Loaded{}, false, err
+	}
+	if len(history) > 0 || len(s.marks) > 0 || s.highest > 1 || kinds > 1 {
 		return Loaded{}, false, nil
 	}
 	if len(s.revisions) == 0 {
@@ -102,6 +107,22 @@ func (s *Store) loadBeginning() (Loaded, bool, error) {
 		return Loaded{}, false, err
 	}
 	return Loaded{State: state, Revision: 1, Source: Current}, true, nil
+}
+
+// secretKinds counts the kinds of secrets that are kept. A first boot that was
+// cut short leaves secrets of one kind, the tunnel's; a cell with an owner has
+// a password and an authority too.
+func (s *Store) secretKinds() (int, error) {
+	names, err := list(filepath.Join(s.dir, secretsDir))
+	if err != nil {
+		return 0, s.failure("reading the secrets", err)
+	}
+	kinds := map[string]bool{}
+	for _, name := range names {
+		kind, _, _ := strings.Cut(name, "-")
+		kinds[kind] = true
+	}
+	return len(kinds), nil
 }
 
 // newestParent is the newest revision that another came from. A revision is

@@ -39,8 +39,10 @@ func (s *Store) Write(info cell.RevisionInfo, state *cell.State, changed []strin
 	if info.Number != s.highest+1 {
 		return fmt.Errorf("%s: the next one is %d", op, s.highest+1)
 	}
-	h := header{Number: info.Number, Parent: info.Parent, Schema: state.Schema, Time: info.Time.UTC(),
-		Author: info.Author, Message: info.Message, Changed: changed}
+	h := header{
+		Number: info.Number, Parent: info.Parent, Schema: state.Schema, Time: info.Time.UTC(),
+		Author: info.Author, Message: info.Message, Changed: changed,
+	}
 	path := filepath.Join(s.dir, revisionsDir, number(info.Number).file())
 	file, err := encodeRevision(&h, state)
 	if err == nil {

@@ -34,8 +34,10 @@ func household(peers int) *cell.State {
 		if err != nil {
 			panic(err)
 		}
-		s.Peers = append(s.Peers, cell.Peer{Name: fmt.Sprintf("p%d", i), PublicKey: key(byte(i + 2)), Address4: v4, Address6: v6,
-			Enabled: true, Destinations: cell.FullTunnel, Trust: cell.TrustOwner})
+		s.Peers = append(s.Peers, cell.Peer{
+			Name: fmt.Sprintf("p%d", i), PublicKey: key(byte(i + 2)), Address4: v4, Address6: v6,
+			Enabled: true, Destinations: cell.FullTunnel, Trust: cell.TrustOwner,
+		})
 	}
 	s.Normalize()
 	return s

@@ -61,7 +61,7 @@ func TestTheUnitBootsUnderSystemd(t *testing.T) {
 	for _, c := range []struct{ file, want string }{
 		{"active", "active"},
 		{"restarts", "0"},
-		{"caps", "0000000000001400"}, // NET_ADMIN and NET_BIND_SERVICE
+		{"caps", "0000000000001400"}, // NET_ADMIN and NET_BIND_SERVICE; SYS_TIME is nobody's in the container
 		{"nonewprivs", "1"},
 		{"forward", "1"},
 	} {
@@ -89,6 +89,12 @@ func TestTheUnitBootsUnderSystemd(t *testing.T) {
 	}
 	if got := found("stranger"); strings.Contains(got, `"revision"`) {
 		t.Errorf("somebody outside pic-admin is let in: %s", got)
+	}
+	if early := found("early"); !strings.Contains(early, "table inet pic_early") || strings.Count(early, "policy drop;") != 2 || strings.Contains(early, "pic_guard") {
+		t.Errorf("the machine was not closed before the cell started:\n%s\n%s", early, found("early_unit"))
+	}
+	if strings.Contains(found("before"), "pic_early") {
+		t.Errorf("the early rules outlive the cell's start: %s", found("before"))
 	}
 	if ms, err := strconv.Atoi(found("stop_ms")); err != nil || ms > 5000 {
 		t.Errorf("stopping took %s ms, at most 5,000", found("stop_ms"))

@@ -130,6 +130,40 @@ func TestTheUnitIsValid(t *testing.T) {
 	}
 }
 
+// The early unit is one that systemd accepts, runs before any network, and has
+// a sandbox.
+func TestTheEarlyUnitComesBeforeTheNetwork(t *testing.T) {
+	netnstest.Need(t, "systemd-analyze")
+	b, err := os.ReadFile("pic-early.service")
+	if err != nil {
+		t.Fatal(err)
+	}
+	path := filepath.Join(t.TempDir(), "pic-early.service")
+	verify := func(text string) string {
+		write(t, path, strings.ReplaceAll(text, "/usr/bin/pic", "/bin/true"))
+		out, err := exec.Command("systemd-analyze", "--no-pager", "--man=no", "verify", path).CombinedOutput()
+		if err != nil {
+			return string(out) + err.Error()
+		}
+		return string(out)
+	}
+	if out := verify(string(b)); out != "" {
+		t.Errorf("systemd complains: %s", out)
+	}
+	if out := verify(strings.Replace(string(b), "RemainAfterExit=", "RemainsAfterExit=", 1)); out == "" {
+		t.Error("systemd accepts a setting that does not exist: the check is broken")
+	}
+	for _, line := range []string{"Type=oneshot", "DefaultDependencies=no", "Before=network-pre.target shutdown.target", "Wants=network-pre.target", "WantedBy=sysinit.target"} {
+		if !strings.Contains(string(b), "\n"+line+"\n") {
+			t.Errorf("%q is missing", line)
+		}
+	}
+	write(t, path, string(b))
+	if out, err := exposure(path, "35"); err != nil {
+		t.Errorf("its exposure is above 3.5: %v\n%s", err, out)
+	}
+}
+
 // Forwarding is turned on by the cell, after its rules are verified.
 func TestSysctlsDoNotTurnForwardingOn(t *testing.T) {
 	files, err := filepath.Glob("sysctl.d/*.conf")

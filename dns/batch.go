@@ -4,7 +4,6 @@ import (
 	"encoding/binary"
 	"net/netip"
 	"strconv"
-	"syscall"
 	"unsafe"
 
 	"golang.org/x/sys/unix"
@@ -57,8 +56,9 @@ func newBatch() *batch {
 	return b
 }
 
-// receive waits for messages and returns how many came.
-func (b *batch) receive(raw syscall.RawConn) (int, error) {
+// receive waits for one message, takes those that are there already with it,
+// and returns how many came.
+func (b *batch) receive(fd int) (int, error) {
 	b.sent, b.index, b.link = 0, 0, ""
 	for i := range b.in.messages {
 		m := &b.in.messages[i]
@@ -66,21 +66,9 @@ func (b *batch) receive(raw syscall.RawConn) (int, error) {
 		m.SetControllen(len(b.oob[i]))
 		m.Flags = 0
 	}
-	var n uintptr
-	var errno unix.Errno
-	err := raw.Read(func(fd uintptr) bool {
-		for {
-			n, _, errno = unix.Syscall6(unix.SYS_RECVMMSG, fd, uintptr(unsafe.Pointer(&b.in.messages[0])), batchSize, unix.MSG_DONTWAIT, 0, 0)
-			if errno != unix.EINTR {
-				return errno != unix.EAGAIN
-			}
-		}
-	})
-	if err == nil && errno != 0 {
-		err = errno
-	}
-	if err != nil {
-		return 0, err
+	n, _, errno := unix.Syscall6(unix.SYS_RECVMMSG, uintptr(fd), uintptr(unsafe.Pointer(&b.in.messages[0])), batchSize, unix.MSG_WAITFORONE, 0, 0)
+	if errno != 0 {
+		return 0, errno
 	}
 	return int(n), nil
 }
@@ -98,10 +86,10 @@ func (b *batch) query(i int) ([]byte, netip.AddrPort, bool) {
 
 // ingress is the name of the interface that message i came in by. It is asked
 // for once for messages in a row.
-func (b *batch) ingress(raw syscall.RawConn, i int) string {
+func (b *batch) ingress(fd, i int) string {
 	size := min(int(b.in.messages[i].Controllen), len(b.oob[i]))
 	if index := infoIndex(b.oob[i][:size]); index != b.index {
-		b.index, b.link = index, linkName(raw, index)
+		b.index, b.link = index, linkName(fd, index)
 	}
 	return b.link
 }
@@ -125,16 +113,9 @@ func (b *batch) reply(i int, answer []byte) {
 
 // send gives the answers to the kernel. One that it doesn't take, because
 // there is no route back for one, is skipped.
-func (b *batch) send(raw syscall.RawConn) {
+func (b *batch) send(fd int) {
 	for begin := 0; begin < b.sent; {
-		var n uintptr
-		var errno unix.Errno
-		if err := raw.Write(func(fd uintptr) bool {
-			n, _, errno = unix.Syscall6(unix.SYS_SENDMMSG, fd, uintptr(unsafe.Pointer(&b.out.messages[begin])), uintptr(b.sent-begin), unix.MSG_DONTWAIT, 0, 0)
-			return errno != unix.EAGAIN
-		}); err != nil {
-			return // closed
-		}
+		n, _, errno := unix.Syscall6(unix.SYS_SENDMMSG, uintptr(fd), uintptr(unsafe.Pointer(&b.out.messages[begin])), uintptr(b.sent-begin), 0, 0, 0)
 		switch {
 		case errno == 0:
 			begin += max(int(n), 1)

@@ -41,9 +41,11 @@ func household(t testing.TB) (*cell.State, cell.Facts) {
 	s := cell.Factory([16]byte{1, 2, 3, 4, 5, 6}, "tunnel", key(1))
 	s.Identity = cell.Identity{Name: "home", Mode: cell.ModePicNgo}
 	s.Users = append(s.Users, cell.User{Name: "admin", Role: cell.RoleAdmin, PasswordHash: "pw"})
-	s.Network.LAN = []cell.LAN{{Name: "wired", Interface: "lan0",
+	s.Network.LAN = []cell.LAN{{
+		Name: "wired", Interface: "lan0",
 		Prefixes:  []netip.Prefix{netip.MustParsePrefix("192.168.7.0/24"), netip.MustParsePrefix("fd77::/64")},
-		Addresses: []netip.Addr{netip.MustParseAddr("192.168.7.1"), netip.MustParseAddr("fd77::1")}}}
+		Addresses: []netip.Addr{netip.MustParseAddr("192.168.7.1"), netip.MustParseAddr("fd77::1")},
+	}}
 	for _, x := range []struct {
 		id     string
 		access cell.Access
@@ -60,8 +62,10 @@ func household(t testing.TB) (*cell.State, cell.Facts) {
 		if err != nil {
 			t.Fatal(err)
 		}
-		s.Peers = append(s.Peers, cell.Peer{Name: name, PublicKey: key(byte(10 + i)), Address4: v4, Address6: v6, Enabled: name != "gone",
-			Destinations: cell.FullTunnel, Trust: cell.TrustOwner})
+		s.Peers = append(s.Peers, cell.Peer{
+			Name: name, PublicKey: key(byte(10 + i)), Address4: v4, Address6: v6, Enabled: name != "gone",
+			Destinations: cell.FullTunnel, Trust: cell.TrustOwner,
+		})
 	}
 	s.Peers[0].Services = []string{"files", "media", "vault"}
 	s.Peers[2].Exit = "nl"
@@ -82,8 +86,10 @@ func household(t testing.TB) (*cell.State, cell.Facts) {
 	if err := s.Validate(); err != nil {
 		t.Fatal(err)
 	}
-	f := cell.Facts{Host: cell.Host{DNSPort: 53}, Uplink: cell.Uplink{Name: "up0", Addresses: []netip.Prefix{netip.MustParsePrefix("203.0.113.7/24"), netip.MustParsePrefix("fe80::7/64")}},
-		PublicAddress4: netip.MustParseAddr("203.0.113.7"), Resolvers: []netip.AddrPort{netip.MustParseAddrPort("203.0.113.1:53")}}
+	f := cell.Facts{
+		Host: cell.Host{DNSPort: 53}, Uplink: cell.Uplink{Name: "up0", Addresses: []netip.Prefix{netip.MustParsePrefix("203.0.113.7/24"), netip.MustParsePrefix("fe80::7/64")}},
+		PublicAddress4: netip.MustParseAddr("203.0.113.7"), Resolvers: []netip.AddrPort{netip.MustParseAddrPort("203.0.113.1:53")},
+	}
 	return s, f
 }
 

@@ -18,8 +18,10 @@ import (
 func FuzzBothWaysAgree(f *testing.F) {
 	s, long := inMemory(f, nil), inMemory(f, nil)
 	long.LongWay()
-	for _, name := range []string{"files.home.pic.ngo.", "WIKI.home.pic.ngo.", "nas.home.pic.ngo.", "www.home.pic.ngo.", "mail.home.pic.ngo.", "big.home.pic.ngo.",
-		"a.apps.home.pic.ngo.", "home.internal.", "localhost.", "2.0.17.10.in-addr.arpa.", "10.in-addr.arpa."} {
+	for _, name := range []string{
+		"files.home.pic.ngo.", "WIKI.home.pic.ngo.", "nas.home.pic.ngo.", "www.home.pic.ngo.", "mail.home.pic.ngo.", "big.home.pic.ngo.",
+		"a.apps.home.pic.ngo.", "home.internal.", "localhost.", "2.0.17.10.in-addr.arpa.", "10.in-addr.arpa.",
+	} {
 		for _, qtype := range []uint16{mdns.TypeA, mdns.TypeAAAA, mdns.TypeTXT, mdns.TypePTR, mdns.TypeMX, mdns.TypeSOA, mdns.TypeCNAME} {
 			m := question(name, qtype)
 			m.RecursionDesired = false

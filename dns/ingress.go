@@ -4,7 +4,6 @@ import (
 	"encoding/binary"
 	"net"
 	"net/netip"
-	"syscall"
 	"unsafe"
 
 	"golang.org/x/sys/unix"
@@ -51,14 +50,17 @@ func connLink(c *net.TCPConn) string {
 	}
 	var buf [256]byte
 	size := uint32(len(buf))
-	var errno unix.Errno
+	link := ""
 	if err := raw.Control(func(fd uintptr) {
-		_, _, errno = unix.Syscall6(unix.SYS_GETSOCKOPT, fd, uintptr(level), uintptr(option),
+		_, _, errno := unix.Syscall6(unix.SYS_GETSOCKOPT, fd, uintptr(level), uintptr(option),
 			uintptr(unsafe.Pointer(&buf[0])), uintptr(unsafe.Pointer(&size)), 0)
-	}); err != nil || errno != 0 || int(size) > len(buf) {
+		if errno == 0 && int(size) <= len(buf) {
+			link = linkName(int(fd), infoIndex(buf[:size]))
+		}
+	}); err != nil {
 		return ""
 	}
-	return linkName(raw, infoIndex(buf[:size]))
+	return link
 }
 
 // Socket options that x/sys/unix has no names for (linux/in.h, linux/in6.h).
@@ -69,7 +71,7 @@ const (
 
 // linkName asks the kernel for the name of an interface each time: an answer
 // kept could be that of a link that is gone.
-func linkName(raw syscall.RawConn, index uint32) string {
+func linkName(fd int, index uint32) string {
 	if index == 0 {
 		return ""
 	}
@@ -78,8 +80,7 @@ func linkName(raw syscall.RawConn, index uint32) string {
 		return ""
 	}
 	ifr.SetUint32(index)
-	var ioctl error
-	if err := raw.Control(func(fd uintptr) { ioctl = unix.IoctlIfreq(int(fd), unix.SIOCGIFNAME, ifr) }); err != nil || ioctl != nil {
+	if err := unix.IoctlIfreq(fd, unix.SIOCGIFNAME, ifr); err != nil {
 		return ""
 	}
 	return ifr.Name()

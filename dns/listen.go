@@ -8,6 +8,7 @@ import (
 	"net"
 	"net/netip"
 	"runtime"
+	"slices"
 	"strings"
 	"sync"
 	"sync/atomic"
@@ -33,7 +34,7 @@ const (
 type listener struct {
 	server *Server
 	addr   netip.AddrPort
-	udp    []*net.UDPConn
+	udp    []*udpSocket
 	tcp    *net.TCPListener
 
 	mu      sync.Mutex
@@ -57,25 +58,40 @@ func (s *Server) open(a netip.AddrPort) (*listener, error) {
 		return nil, listenError("tcp", a, err)
 	}
 	l := &listener{server: s, addr: a, tcp: t.(*net.TCPListener), conns: map[*net.TCPConn]netip.Addr{}, sources: map[netip.Addr]int{}}
-	// One socket for each core: readers of one socket wait for each other.
-	for range min(runtime.GOMAXPROCS(0), maxReaders) {
-		p, err := lc.ListenPacket(s.base, "udp"+v, a.String())
+	// One socket for each core: readers of one socket wait for each other. A
+	// bridge has few clients, and there may be many bridges.
+	readers := min(runtime.GOMAXPROCS(0), maxReaders)
+	if slices.ContainsFunc(s.tables.Load().plan.Bridges, func(b Bridge) bool {
+		return slices.ContainsFunc(b.Prefixes, func(p netip.Prefix) bool { return p.Contains(a.Addr()) })
+	}) {
+		readers = 1
+	}
+	for range readers {
+		c, err := openUDP(a)
 		if err != nil {
-			l.close()
+			_ = t.Close()
+			for _, c := range l.udp {
+				c.release()
+			}
 			return nil, listenError("udp", a, err)
 		}
-		l.udp = append(l.udp, p.(*net.UDPConn))
+		l.udp = append(l.udp, c)
 	}
 	for _, c := range l.udp {
-		s.guarded("dns udp "+a.String(), func(ctx context.Context) error { return l.serveUDP(ctx, c) })
+		s.guarded("dns udp "+a.String(), func(ctx context.Context) error { return l.serveUDP(ctx, c) }, c.release)
 	}
 	s.guarded("dns tcp "+a.String(), l.serveTCP)
 	return l, nil
 }
 
-// guarded runs f until it returns; after a panic it runs again.
-func (s *Server) guarded(name string, f func(context.Context) error) {
+// guarded runs f until it returns, then finally; after a panic f runs again.
+func (s *Server) guarded(name string, f func(context.Context) error, finally ...func()) {
 	s.work.Go(func() {
+		defer func() {
+			for _, g := range finally {
+				g()
+			}
+		}()
 		if err := lifecycle.Guard(s.base, s.log, name, s.counters.panicked, f); err != nil {
 			s.log.Error("listener ended", "listener", name, "error", err)
 		}
@@ -111,7 +127,7 @@ func (l *listener) close() {
 	defer l.mu.Unlock()
 	l.closed = true
 	for _, c := range l.udp {
-		_ = c.Close()
+		c.close()
 	}
 	_ = l.tcp.Close()
 	for c := range l.conns {
@@ -121,50 +137,44 @@ func (l *listener) close() {
 
 // serveUDP answers in the reading goroutine what needs no forwarder, so a
 // flood waits in the socket's buffer and nowhere else.
-func (l *listener) serveUDP(ctx context.Context, c *net.UDPConn) error {
-	raw, err := c.SyscallConn()
-	if err != nil {
-		return nil // closed before it began
-	}
+func (l *listener) serveUDP(ctx context.Context, c *udpSocket) error {
 	b := newBatch()
-	for {
-		n, err := b.receive(raw)
+	for !c.done() && ctx.Err() == nil {
+		n, err := b.receive(c.fd)
 		if err != nil {
-			if errors.Is(err, net.ErrClosed) || ctx.Err() != nil {
-				return nil
-			}
-			continue // an ICMP error of an earlier answer
+			continue // nothing came for a while, or an ICMP error of an earlier answer
 		}
 		for i := 0; i < n; i++ { // after a panic, from the message behind its cause
 			l.protect(func() {
 				for ; i < n; i++ {
-					l.answer(c, raw, b, i)
+					l.answer(c, b, i)
 				}
 			})
 		}
-		b.send(raw)
+		b.send(c.fd)
 	}
+	return nil
 }
 
 // answer answers message i of a batch.
-func (l *listener) answer(c *net.UDPConn, raw syscall.RawConn, b *batch, i int) {
+func (l *listener) answer(c *udpSocket, b *batch, i int) {
 	query, src, ok := b.query(i)
 	if !ok {
 		l.server.counters.dropped.Add(1)
 		return
 	}
-	from := origin{src: src.Addr().Unmap().WithZone(""), link: b.ingress(raw, i)}
+	from := origin{src: src.Addr().Unmap().WithZone(""), link: b.ingress(c.fd, i)}
 	if out := l.server.quick(query, from, b.buffer()); out != nil {
 		b.reply(i, out)
 		return
 	}
-	now := true
+	now, to := true, b.names[i] // the batch is used again before a later answer
 	later := l.server.respond(query, from, func(out []byte) {
 		if now {
 			b.reply(i, out)
 			return
 		}
-		_, _ = c.WriteToUDPAddrPort(out, src)
+		_ = c.sendTo(out, &to)
 	})
 	now = false
 	if later != nil {

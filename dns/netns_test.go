@@ -28,8 +28,10 @@ type world struct {
 func newWorld(t *testing.T) *world {
 	netnstest.Root(t)
 	netnstest.Need(t, "dig", "kdig", "nft")
-	w := &world{t: t, cell: netnstest.New(t, "cell"), peers: netnstest.New(t, "peers"), lan: netnstest.New(t, "lan"), net: netnstest.New(t, "net"), wiki: netnstest.New(t, "wiki"),
-		asked: filepath.Join(t.TempDir(), "asked")}
+	w := &world{
+		t: t, cell: netnstest.New(t, "cell"), peers: netnstest.New(t, "peers"), lan: netnstest.New(t, "lan"), net: netnstest.New(t, "net"), wiki: netnstest.New(t, "wiki"),
+		asked: filepath.Join(t.TempDir(), "asked"),
+	}
 	c := w.cell.Self("cell")
 	in, err := c.StdinPipe()
 	if err != nil {
@@ -222,8 +224,13 @@ func (w *world) uplinkSeesNothing(x wanted) {
 	}
 	lines := strings.Count(batch.String(), "\n")
 	for _, args := range [][]string{
-		{"@203.0.113.7"}, {"@203.0.113.7", "+tcp", "+keepopen"}, {"@203.0.113.7", "+subnet=10.17.0.2/32"}, {"@203.0.113.7", "+subnet=192.168.7.9/32", "+dnssec"},
-		{"@203.0.113.7", "+norecurse"}, {"@10.17.0.1"}, {"@192.168.7.1", "+tcp", "+keepopen"},
+		{"@203.0.113.7"},
+		{"@203.0.113.7", "+tcp", "+keepopen"},
+		{"@203.0.113.7", "+subnet=10.17.0.2/32"},
+		{"@203.0.113.7", "+subnet=192.168.7.9/32", "+dnssec"},
+		{"@203.0.113.7", "+norecurse"},
+		{"@10.17.0.1"},
+		{"@192.168.7.1", "+tcp", "+keepopen"},
 	} {
 		out, err := w.net.Try("dig", append(append([]string{"-b", "198.51.100.9", "+tries=1", "+time=2", "-f", file}, args...), "+noquestion", "+nocmd")...)
 		if err != nil || strings.Count(out, "status: ") != lines {

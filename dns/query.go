@@ -143,8 +143,10 @@ func (q *query) checkTypes() int {
 
 // pack makes the response. It fits limit bytes: what doesn't sets TC.
 func (q *query) pack(r *reply, recursive bool, limit int) []byte {
-	m := &mdns.Msg{Compress: true, MsgHdr: mdns.MsgHdr{Id: q.id, Response: true, Opcode: q.opcode, Authoritative: r.aa,
-		RecursionDesired: q.rd, RecursionAvailable: recursive, CheckingDisabled: q.cd, Rcode: r.rcode}}
+	m := &mdns.Msg{Compress: true, MsgHdr: mdns.MsgHdr{
+		Id: q.id, Response: true, Opcode: q.opcode, Authoritative: r.aa,
+		RecursionDesired: q.rd, RecursionAvailable: recursive, CheckingDisabled: q.cd, Rcode: r.rcode,
+	}}
 	if q.hasName {
 		m.Question = []mdns.Question{{Name: q.name, Qtype: q.qtype, Qclass: q.qclass}}
 	}

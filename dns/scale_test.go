@@ -4,9 +4,8 @@ import (
 	"encoding/base64"
 	"encoding/binary"
 	"fmt"
-	"testing"
-
 	"net/netip"
+	"testing"
 
 	"github.com/personal-internet-cell/pic/cell"
 	"github.com/personal-internet-cell/pic/dns"
@@ -22,8 +21,10 @@ func crowd(t testing.TB, n int) (*cell.State, cell.Facts) {
 		var k [32]byte
 		binary.BigEndian.PutUint32(k[4:], uint32(i+1))
 		v6[14], v6[15] = byte((i+256)>>8), byte(i)
-		s.Peers = append(s.Peers, cell.Peer{Name: fmt.Sprintf("peer-%d", i), PublicKey: cell.Key(base64.StdEncoding.EncodeToString(k[:])), Enabled: true,
-			Address4: netip.AddrFrom4([4]byte{10, 17, byte((i + 256) >> 8), byte(i)}), Address6: netip.AddrFrom16(v6), Destinations: cell.FullTunnel, Trust: cell.TrustFamily})
+		s.Peers = append(s.Peers, cell.Peer{
+			Name: fmt.Sprintf("peer-%d", i), PublicKey: cell.Key(base64.StdEncoding.EncodeToString(k[:])), Enabled: true,
+			Address4: netip.AddrFrom4([4]byte{10, 17, byte((i + 256) >> 8), byte(i)}), Address6: netip.AddrFrom16(v6), Destinations: cell.FullTunnel, Trust: cell.TrustFamily,
+		})
 	}
 	s.Normalize()
 	if err := s.Validate(); err != nil {

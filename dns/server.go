@@ -68,7 +68,8 @@ func New(c *Config) *Server {
 	if direct == nil {
 		direct = &net.Dialer{Control: markBypass}
 	}
-	s.resolver = &resolver{log: c.Logger, cache: newCache(defaultCache), roots: c.Roots, base: s.base, work: &s.work, onPanic: s.counters.panicked,
+	s.resolver = &resolver{
+		log: c.Logger, cache: newCache(defaultCache), roots: c.Roots, base: s.base, work: &s.work, onPanic: s.counters.panicked,
 		upstreams: map[string][]*upstream{}, flights: map[key]*flight{},
 		dialer: func(exit string) (Dialer, error) {
 			switch {
@@ -78,7 +79,8 @@ func New(c *Config) *Server {
 				return nil, fmt.Errorf("exit %s carries no names yet", exit)
 			}
 			return c.Dial(exit)
-		}}
+		},
+	}
 	_, _ = rand.Read(s.bakery.secret[:]) // never fails (crypto/rand)
 	s.rate.seed = maphash.MakeSeed()
 	s.limits.perSource = map[netip.Addr]int{}

@@ -93,8 +93,10 @@ func sinkHelper(args []string) error {
 }
 
 // innerNames are asked for by those who pretend to be inside.
-var innerNames = []string{"files.home.pic.ngo.", "wiki.home.pic.ngo.", "media.home.pic.ngo.", "vault.home.pic.ngo.", "nas.home.pic.ngo.", "WWW.home.PIC.ngo.",
-	"laptop.peers.home.pic.ngo.", "a.apps.home.pic.ngo.", "home.internal.", "files.home.internal.", "2.0.17.10.in-addr.arpa.", "home.pic.ngo.", "secret.example.org."}
+var innerNames = []string{
+	"files.home.pic.ngo.", "wiki.home.pic.ngo.", "media.home.pic.ngo.", "vault.home.pic.ngo.", "nas.home.pic.ngo.", "WWW.home.PIC.ngo.",
+	"laptop.peers.home.pic.ngo.", "a.apps.home.pic.ngo.", "home.internal.", "files.home.internal.", "2.0.17.10.in-addr.arpa.", "home.pic.ngo.", "secret.example.org.",
+}
 
 // DNS-5: packets that come in by the uplink with the source of a peer, of a LAN
 // host or of a service get what the internet gets, wherever they are sent to.
@@ -136,7 +138,7 @@ func TestForgedSourcesFromTheUplinkSeeNothing(t *testing.T) {
 			sent += n
 		}
 	}
-	var after = before
+	after := before
 	netnstest.Eventually(t, 5*time.Second, func() error {
 		after = w.apply(x).Status
 		if n := sum(after.Queries["internet"]) - sum(before.Queries["internet"]); n != sent {

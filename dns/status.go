@@ -57,8 +57,10 @@ type ForwarderStatus struct {
 
 // Status returns a snapshot; lists are never nil.
 func (s *Server) Status() Status {
-	st := Status{Listeners: []ListenerStatus{}, Forwarders: s.resolver.status(), Queries: s.counters.snapshot(),
-		Panics: s.counters.panics.Load(), Dropped: s.counters.dropped.Load(), Limited: s.counters.limited.Load(), Quick: s.counters.quicks.Load(), Cache: s.resolver.cache.status()}
+	st := Status{
+		Listeners: []ListenerStatus{}, Forwarders: s.resolver.status(), Queries: s.counters.snapshot(),
+		Panics: s.counters.panics.Load(), Dropped: s.counters.dropped.Load(), Limited: s.counters.limited.Load(), Quick: s.counters.quicks.Load(), Cache: s.resolver.cache.status(),
+	}
 	s.mu.Lock()
 	for a := range s.listeners {
 		st.Listeners = append(st.Listeners, ListenerStatus{Address: a.String(), Up: true})
@@ -82,8 +84,10 @@ func (s *Server) Notices() []cell.Notice {
 	}
 	for _, f := range st.Forwarders {
 		if f.Exit == "" && !f.Healthy && f.Failures > 2 { // an exit that is down has a notice of its own
-			out = append(out, cell.Notice{Code: "dns_forwarder", Subject: f.Address, Severity: cell.Warning,
-				Text: "the forwarder " + f.Address + " does not answer (" + f.Problem + "): check the uplink, or name another one under DNS"})
+			out = append(out, cell.Notice{
+				Code: "dns_forwarder", Subject: f.Address, Severity: cell.Warning,
+				Text: "the forwarder " + f.Address + " does not answer (" + f.Problem + "): check the uplink, or name another one under DNS",
+			})
 		}
 	}
 	return out

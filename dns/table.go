@@ -75,8 +75,10 @@ func (a *audience) sees(service string) bool {
 
 // buildTables compiles the plan. Zones that old already holds are taken over.
 func buildTables(v Views, old *tables) (*tables, error) {
-	t := &tables{plan: v, peers: make(map[netip.Addr]*audience, 2*len(v.Peers)), uplink: v.Uplink, bridges: make(map[string]lanAudience, len(v.Bridges)),
-		forwards: len(v.Forwarders) > 0, built: make(map[zoneKey]*zone, len(v.Zones))}
+	t := &tables{
+		plan: v, peers: make(map[netip.Addr]*audience, 2*len(v.Peers)), uplink: v.Uplink, bridges: make(map[string]lanAudience, len(v.Bridges)),
+		forwards: len(v.Forwarders) > 0, built: make(map[zoneKey]*zone, len(v.Zones)),
+	}
 	views := map[string]map[string]*zone{}
 	for i := range v.Zones {
 		z := &v.Zones[i]
@@ -104,12 +106,16 @@ func buildTables(v Views, old *tables) (*tables, error) {
 		}
 	}
 	for _, l := range v.LANs {
-		t.lans = append(t.lans, lanAudience{l.Interface, l.Prefixes,
-			&audience{label: string(cell.ViewLAN), zones: views[lanView(l.Name)], empty: empty, recursive: true}})
+		t.lans = append(t.lans, lanAudience{
+			l.Interface, l.Prefixes,
+			&audience{label: string(cell.ViewLAN), zones: views[lanView(l.Name)], empty: empty, recursive: true},
+		})
 	}
 	for _, b := range v.Bridges {
-		t.bridges[b.Interface] = lanAudience{b.Interface, b.Prefixes,
-			&audience{label: audienceService, zones: views[bridgeView(b.Service)], empty: empty, exit: b.Exit, recursive: true}}
+		t.bridges[b.Interface] = lanAudience{
+			b.Interface, b.Prefixes,
+			&audience{label: audienceService, zones: views[bridgeView(b.Service)], empty: empty, exit: b.Exit, recursive: true},
+		}
 	}
 	if v.Uplink != "" {
 		t.internet = &audience{label: string(cell.ViewInternet), zones: views[internetView]}
@@ -191,8 +197,10 @@ func (z *zone) at(name string) *node {
 // emptyZone is a zone as RFC 6303 §3 draws it.
 func emptyZone(apex string) *zone {
 	z := &zone{nodes: map[string]*node{}}
-	z.soa = &mdns.SOA{Hdr: mdns.RR_Header{Name: apex, Rrtype: mdns.TypeSOA, Class: mdns.ClassINET, Ttl: 10800},
-		Ns: apex, Mbox: "nobody.invalid.", Serial: 1, Refresh: 3600, Retry: 1200, Expire: 604800, Minttl: 10800}
+	z.soa = &mdns.SOA{
+		Hdr: mdns.RR_Header{Name: apex, Rrtype: mdns.TypeSOA, Class: mdns.ClassINET, Ttl: 10800},
+		Ns:  apex, Mbox: "nobody.invalid.", Serial: 1, Refresh: 3600, Retry: 1200, Expire: 604800, Minttl: 10800,
+	}
 	z.insert(apex, apex, z.soa, "")
 	z.insert(apex, apex, &mdns.NS{Hdr: mdns.RR_Header{Name: apex, Rrtype: mdns.TypeNS, Class: mdns.ClassINET, Ttl: 10800}, Ns: apex}, "")
 	if apex == "use-application-dns.net." {

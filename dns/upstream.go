@@ -146,8 +146,10 @@ func newQuestion(k key) (*mdns.Msg, error) {
 			name[i] = c - 'a' + 'A'
 		}
 	}
-	m := &mdns.Msg{MsgHdr: mdns.MsgHdr{Id: binary.BigEndian.Uint16(seed[:]), RecursionDesired: true, CheckingDisabled: k.cd},
-		Question: []mdns.Question{{Name: string(name), Qtype: k.qtype, Qclass: mdns.ClassINET}}}
+	m := &mdns.Msg{
+		MsgHdr:   mdns.MsgHdr{Id: binary.BigEndian.Uint16(seed[:]), RecursionDesired: true, CheckingDisabled: k.cd},
+		Question: []mdns.Question{{Name: string(name), Qtype: k.qtype, Qclass: mdns.ClassINET}},
+	}
 	m.SetEdns0(maxUDP, k.do) // and no client subnet: nobody's business
 	return m, nil
 }

@@ -57,10 +57,10 @@ func newWired(name string, qtype uint16, answer, ns []mdns.RR) *wired {
 
 // wireOf is the set's answer in wire form, made when it is first asked for:
 // of thousands of peers few are ever looked up.
-func (s *rrset) wireOf(name string) *wired {
+func (s *rrset) wireOf(name []byte) *wired {
 	w := s.wire.Load()
 	if w == nil {
-		if w = newWired(name, s.rrtype, s.rrs, nil); w != nil {
+		if w = newWired(string(name), s.rrtype, s.rrs, nil); w != nil {
 			s.wire.Store(w)
 		}
 	}
@@ -68,10 +68,10 @@ func (s *rrset) wireOf(name string) *wired {
 }
 
 // absent is the answer for a type that the name doesn't have.
-func (n *node) absent(z *zone, name string) *wired {
+func (n *node) absent(z *zone, name []byte) *wired {
 	w := n.nodata.Load()
 	if w == nil {
-		if w = newWired(name, mdns.TypeNone, nil, []mdns.RR{z.negative()}); w != nil {
+		if w = newWired(string(name), mdns.TypeNone, nil, []mdns.RR{z.negative()}); w != nil {
 			n.nodata.Store(w)
 		}
 	}
@@ -292,7 +292,7 @@ func (z *zone) wired(a *audience, q *plain) *wired {
 		}
 	}
 	if found != nil {
-		return found.wireOf(string(q.name[:q.length]))
+		return found.wireOf(q.name[:q.length])
 	}
-	return n.absent(z, string(q.name[:q.length]))
+	return n.absent(z, q.name[:q.length])
 }

@@ -173,8 +173,10 @@ func (t *Table) queue(c *nftables.Conn) error {
 		ch := &nftables.Chain{Table: kt, Name: t.Chains[i].Name}
 		for j := range t.Chains[i].Rules {
 			r := &t.Chains[i].Rules[j]
-			c.AddRule(&nftables.Rule{Table: kt, Chain: ch, Exprs: r.exprs(sets),
-				UserData: userdata.AppendString(nil, userdata.TypeComment, r.Comment)})
+			c.AddRule(&nftables.Rule{
+				Table: kt, Chain: ch, Exprs: r.exprs(sets),
+				UserData: userdata.AppendString(nil, userdata.TypeComment, r.Comment),
+			})
 		}
 	}
 	return nil

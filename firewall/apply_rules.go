@@ -21,8 +21,10 @@ const (
 
 // known are the attributes a rule of ours may carry. Anything else with our
 // protocol number is not of our making.
-var known = []uint16{nl.FRA_PRIORITY, nl.FRA_FWMARK, nl.FRA_FWMASK, nl.FRA_TABLE, nl.FRA_IIFNAME, nl.FRA_SRC,
-	nl.FRA_PROTOCOL, nl.FRA_SUPPRESS_PREFIXLEN, nl.FRA_SUPPRESS_IFGROUP}
+var known = []uint16{
+	nl.FRA_PRIORITY, nl.FRA_FWMARK, nl.FRA_FWMASK, nl.FRA_TABLE, nl.FRA_IIFNAME, nl.FRA_SRC,
+	nl.FRA_PROTOCOL, nl.FRA_SUPPRESS_PREFIXLEN, nl.FRA_SUPPRESS_IFGROUP,
+}
 
 // kernelRule is a policy rule that carries our protocol number.
 type kernelRule struct {
@@ -62,8 +64,10 @@ func parseRule(b []byte, family uint8) (k kernelRule, ours bool, err error) {
 	if p := attrs[nl.FRA_PROTOCOL]; len(p) < 1 || p[0] != routeProtocol {
 		return kernelRule{}, false, nil
 	}
-	r := RoutingRule{Family: family, Priority: u32(attrs[nl.FRA_PRIORITY]), Mark: u32(attrs[nl.FRA_FWMARK]),
-		Mask: u32(attrs[nl.FRA_FWMASK]), InIf: strings.TrimRight(string(attrs[nl.FRA_IIFNAME]), "\x00")}
+	r := RoutingRule{
+		Family: family, Priority: u32(attrs[nl.FRA_PRIORITY]), Mark: u32(attrs[nl.FRA_FWMARK]),
+		Mask: u32(attrs[nl.FRA_FWMASK]), InIf: strings.TrimRight(string(attrs[nl.FRA_IIFNAME]), "\x00"),
+	}
 	k = kernelRule{raw: b}
 	switch msg.Type {
 	case actLookup:

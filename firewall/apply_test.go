@@ -19,8 +19,10 @@ import (
 const waitFor = 10 * time.Second
 
 func TestMain(m *testing.M) {
-	netnstest.Main(m, netnstest.Helpers{"apply": applyHelper, "send": sendHelper, "relay": relayHelper, "dial": dialHelper,
-		"serve": serveHelper, "watch": watchHelper, "flap": flapHelper, "storm": stormHelper})
+	netnstest.Main(m, netnstest.Helpers{
+		"apply": applyHelper, "send": sendHelper, "relay": relayHelper, "dial": dialHelper,
+		"serve": serveHelper, "watch": watchHelper, "flap": flapHelper, "storm": stormHelper, "early": earlyHelper,
+	})
 }
 
 // order is what the helper process in a namespace is told.

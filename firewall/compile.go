@@ -211,8 +211,10 @@ func (c *compiler) relayChains() []Chain {
 			ch.Rules = append(ch.Rules, Rule{Match: []Match{m}, Do: Action{Kind: Return}, Comment: "not for the relay"})
 		}
 		for _, family := range []uint8{4, 6} {
-			ch.Rules = append(ch.Rules, Rule{Match: []Match{is(L4Proto, num(protoTCP))}, Comment: "relay " + e.ID,
-				Do: Action{Kind: Relay, Family: family, Port: e.RelayPort()}, Pointer: at("exits", i, "")})
+			ch.Rules = append(ch.Rules, Rule{
+				Match: []Match{is(L4Proto, num(protoTCP))}, Comment: "relay " + e.ID,
+				Do: Action{Kind: Relay, Family: family, Port: e.RelayPort()}, Pointer: at("exits", i, ""),
+			})
 		}
 		out = append(out, ch)
 	}
@@ -299,7 +301,7 @@ func (c *compiler) rowChains(rows []Row) []Chain {
 
 // rules of a row: one, or one for each family where it compares addresses.
 func (r *Row) rules() []Rule {
-	rule := Rule{Match: r.Match, Do: r.Do, Comment: r.ID, Count: r.Do.Kind == Drop || r.Do.Kind == Reject || r.Do.Kind == RejectTCP}
+	rule := Rule{Match: r.Match, Do: r.Do, Comment: r.ID, Why: string(r.From) + " to " + string(r.To) + ": " + r.What, Count: r.Do.Kind == Drop || r.Do.Kind == Reject || r.Do.Kind == RejectTCP}
 	generic := slices.ContainsFunc(r.Do.Fields, Field.generic)
 	for _, m := range r.Match {
 		generic = generic || slices.ContainsFunc(m.Fields, Field.generic)

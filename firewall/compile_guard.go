@@ -106,11 +106,13 @@ func (c *compiler) acct() Table {
 			leak.Elements = append(leak.Elements, Element{Key: []Value{num(c.s.Exits[i].Mark()), name(c.uplink)}, Pointer: at("exits", i, "")})
 		}
 	}
-	return Table{Name: "pic_acct",
+	return Table{
+		Name: "pic_acct",
 		Sets: append([]Set{forwarded, leak}, families("lan", c.granted)...),
 		Chains: []Chain{{Name: "postrouting", Hook: &Hook{Type: "filter", At: "postrouting", Priority: 300}, Rules: []Rule{
 			{Match: []Match{in("forwarded", Mark, OutIf)}, Comment: "forwarded"},
 			{Match: []Match{notIn("lan4", DAddr4), in("leak", Mark, OutIf)}, Comment: "leak"},
 			{Match: []Match{notIn("lan6", DAddr6), in("leak", Mark, OutIf)}, Comment: "leak"},
-		}}}}
+		}}},
+	}
 }

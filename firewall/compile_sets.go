@@ -140,8 +140,10 @@ func (c *compiler) markSets() []Set {
 		v := &c.s.Services[i]
 		add := func(s *Set, p netip.Prefix) {
 			if p.IsValid() {
-				s.Elements = append(s.Elements, Element{Key: []Value{name(v.Bridge), addr(p.Addr())}, Last: lastAddr(p),
-					Data: []Value{num(c.s.MarkOf(v.Egress))}, Pointer: at("services", i, "egress")})
+				s.Elements = append(s.Elements, Element{
+					Key: []Value{name(v.Bridge), addr(p.Addr())}, Last: lastAddr(p),
+					Data: []Value{num(c.s.MarkOf(v.Egress))}, Pointer: at("services", i, "egress"),
+				})
 			}
 		}
 		add(&s4, v.Prefix4)
@@ -349,8 +351,11 @@ func (c *compiler) natSets() []Set {
 			proto    uint8
 			from, to uint16
 		}{
-			{protoTCP, 80, c.ports.http}, {protoTCP, 443, c.ports.https}, {protoTCP, 53, c.ports.dns},
-			{protoUDP, 53, c.ports.dns}, {protoUDP, 123, c.ports.ntp},
+			{protoTCP, 80, c.ports.http},
+			{protoTCP, 443, c.ports.https},
+			{protoTCP, 53, c.ports.dns},
+			{protoUDP, 53, c.ports.dns},
+			{protoUDP, 123, c.ports.ntp},
 		} {
 			if r.from != r.to && c.s.Claimed() {
 				redirect.add(gw, "/network/tunnel", []Value{addr(gw), num(r.proto), num(r.from)}, addr(gw), num(r.to))

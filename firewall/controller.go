@@ -31,6 +31,8 @@ type Controller struct {
 	// sysctls are those of the last policy that was applied, for Watch.
 	sysctls atomic.Pointer[[]Sysctl]
 
+	earlyEnded bool // the early table is known to be gone; guarded by mu
+
 	notices noticeBoard
 }
 
@@ -68,6 +70,7 @@ func (c *Controller) Apply(ctx context.Context, p Policy) (changed bool, err err
 		{"reading back", func() (bool, error) { return false, c.verify(p, changed) }},
 		{"enabling forwarding", func() (bool, error) { return applySysctls(p.Forwarding) }},
 		{"passing Docker's firewall", func() (bool, error) { return c.passDocker(len(p.Forwarding) > 0), nil }},
+		{"ending the early rules", func() (bool, error) { return c.endEarly(ctx) }},
 	}
 	for _, s := range steps {
 		if err := ctx.Err(); err != nil {
@@ -182,7 +185,7 @@ func (c *Controller) Flush(ctx context.Context) error {
 		return fmt.Errorf("removing routes: %w", explain(err))
 	}
 	c.passDocker(false)
-	if err := deleteTables(ctx, "pic", "pic_guard", "pic_acct"); err != nil {
+	if err := deleteTables(ctx, "pic", "pic_guard", "pic_acct", earlyTable); err != nil {
 		return fmt.Errorf("deleting tables: %w", explain(err))
 	}
 	return nil

@@ -36,8 +36,10 @@ func (c *Controller) passDocker(on bool) (changed bool) {
 		errs = append(errs, err)
 	}
 	err := errors.Join(errs...)
-	c.notices.set(cell.Notice{Code: "firewall_docker", Subject: dockerUser, Severity: cell.Warning,
-		Text: fmt.Sprintf("Docker's firewall drops what peers send, and letting it through did not work: %v. %s", err, dockerCure)}, err != nil)
+	c.notices.set(cell.Notice{
+		Code: "firewall_docker", Subject: dockerUser, Severity: cell.Warning,
+		Text: fmt.Sprintf("Docker's firewall drops what peers send, and letting it through did not work: %v. %s", err, dockerCure),
+	}, err != nil)
 	return changed
 }
 

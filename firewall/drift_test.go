@@ -221,8 +221,10 @@ func TestThousandsOfPeers(t *testing.T) {
 		a4, a6 := base4, base6
 		a4[2], a4[3] = byte(1+i/250), byte(1+i%250)
 		a6[14], a6[15] = a4[2], a4[3]
-		s.Peers = append(s.Peers, cell.Peer{Name: fmt.Sprintf("p%d", i), Address4: netip.AddrFrom4(a4), Address6: netip.AddrFrom16(a6),
-			Exit: []string{"", "nl", "tor"}[i%3], Enabled: true, Services: []string{"mail"}, LAN: []string{"home"}})
+		s.Peers = append(s.Peers, cell.Peer{
+			Name: fmt.Sprintf("p%d", i), Address4: netip.AddrFrom4(a4), Address6: netip.AddrFrom16(a6),
+			Exit: []string{"", "nl", "tor"}[i%3], Enabled: true, Services: []string{"mail"}, LAN: []string{"home"},
+		})
 	}
 	begin := time.Now()
 	apply(t, n, s, facts(cell.ScopeFull))

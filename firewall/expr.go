@@ -44,8 +44,10 @@ func (s *Set) kernelSet(t *nftables.Table) (*nftables.Set, error) {
 	if err != nil {
 		return nil, fmt.Errorf("typing set %s: %w", s.Name, err)
 	}
-	out := &nftables.Set{Table: t, Name: s.Name, KeyType: key, Interval: s.Interval, Counter: s.Counted,
-		Concatenation: len(s.Key) > 1, IsMap: s.Verdicts || len(s.Data) > 0}
+	out := &nftables.Set{
+		Table: t, Name: s.Name, KeyType: key, Interval: s.Interval, Counter: s.Counted,
+		Concatenation: len(s.Key) > 1, IsMap: s.Verdicts || len(s.Data) > 0,
+	}
 	if k := fields[s.Key[0]].kind; len(s.Key) == 1 && (k == kindMark || k == kindIf) {
 		out.KeyByteOrder = binaryutil.NativeEndian
 	}
@@ -245,13 +247,17 @@ func (a *Action) exprs(sets map[string]*nftables.Set) []expr.Any {
 		return []expr.Any{&expr.Reject{Type: unix.NFT_REJECT_ICMPX_UNREACH, Code: unix.NFT_REJECT_ICMPX_ADMIN_PROHIBITED}}
 	case DNAT:
 		size := uint32(kinds[map[uint8]kind{4: kindAddr4, 6: kindAddr6}[a.Family]].size)
-		return append(lookup(reg1), &expr.NAT{Type: expr.NATTypeDestNAT, Family: uint32(nfproto(a.Family)),
-			RegAddrMin: reg1, RegProtoMin: reg32 + size/regSize})
+		return append(lookup(reg1), &expr.NAT{
+			Type: expr.NATTypeDestNAT, Family: uint32(nfproto(a.Family)),
+			RegAddrMin: reg1, RegProtoMin: reg32 + size/regSize,
+		})
 	case Masquerade:
 		return []expr.Any{&expr.Masq{FullyRandom: true}}
 	case SetMark:
-		return []expr.Any{&expr.Immediate{Register: reg1, Data: kindMark.bytes(Value{Num: a.Mark})},
-			&expr.Meta{Key: expr.MetaKeyMARK, Register: reg1, SourceRegister: true}}
+		return []expr.Any{
+			&expr.Immediate{Register: reg1, Data: kindMark.bytes(Value{Num: a.Mark})},
+			&expr.Meta{Key: expr.MetaKeyMARK, Register: reg1, SourceRegister: true},
+		}
 	case MapMark:
 		return append(lookup(reg1), &expr.Meta{Key: expr.MetaKeyMARK, Register: reg1, SourceRegister: true})
 	case ClampMSS:

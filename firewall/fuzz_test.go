@@ -22,13 +22,17 @@ func randomState(r *rand.Rand) *cell.State {
 	}
 	s.Network.PublicWeb, s.DNS.Public = r.IntN(2) == 0, r.IntN(2) == 0
 	for i := range r.IntN(3) {
-		s.Network.LAN = append(s.Network.LAN, cell.LAN{Name: fmt.Sprintf("lan%d", i), Interface: fmt.Sprintf("eth%d", r.IntN(3)),
+		s.Network.LAN = append(s.Network.LAN, cell.LAN{
+			Name: fmt.Sprintf("lan%d", i), Interface: fmt.Sprintf("eth%d", r.IntN(3)),
 			Prefixes:  []netip.Prefix{pfx(fmt.Sprintf("192.168.%d.0/24", i)), pfx(fmt.Sprintf("2001:db8:%d::/64", i+5)), pfx(fmt.Sprintf("255.255.25%d.0/24", 5-i))},
-			Addresses: []netip.Addr{ip(fmt.Sprintf("192.168.%d.1", i))}})
+			Addresses: []netip.Addr{ip(fmt.Sprintf("192.168.%d.1", i))},
+		})
 	}
 	for i := range r.IntN(3) {
-		s.Links = append(s.Links, cell.Link{Name: fmt.Sprintf("link%d", i), PublicKey: key(byte(100 + i)), Enabled: r.IntN(2) == 0,
-			Prefixes: []netip.Prefix{pfx(fmt.Sprintf("10.99.%d.0/24", i)), pfx(fmt.Sprintf("fd99:%d::/64", i))}})
+		s.Links = append(s.Links, cell.Link{
+			Name: fmt.Sprintf("link%d", i), PublicKey: key(byte(100 + i)), Enabled: r.IntN(2) == 0,
+			Prefixes: []netip.Prefix{pfx(fmt.Sprintf("10.99.%d.0/24", i)), pfx(fmt.Sprintf("fd99:%d::/64", i))},
+		})
 	}
 	types := []cell.ExitType{cell.ExitWireGuard, cell.ExitOpenVPN, cell.ExitTor, cell.ExitSSHuttle, cell.ExitProxy}
 	if len(s.Links) > 0 {
@@ -54,9 +58,11 @@ func randomState(r *rand.Rand) *cell.State {
 		s.Exits, exits = append(s.Exits, e), append(exits, e.ID)
 	}
 	for i := range r.IntN(5) {
-		v := cell.Service{ID: fmt.Sprintf("svc%d", i), Subdomain: fmt.Sprintf("s%d", i), Enabled: r.IntN(4) > 0, Egress: exits[r.IntN(len(exits))],
+		v := cell.Service{
+			ID: fmt.Sprintf("svc%d", i), Subdomain: fmt.Sprintf("s%d", i), Enabled: r.IntN(4) > 0, Egress: exits[r.IntN(len(exits))],
 			Access: []cell.Access{cell.AccessGranted, cell.AccessPeers, cell.AccessLAN, cell.AccessInternet, cell.AccessAdmin}[r.IntN(5)],
-			Ports:  []cell.ServicePort{{Protocol: cell.TCP, Port: uint16(1 + r.IntN(65535))}, {Protocol: cell.UDP, Port: 53}}}
+			Ports:  []cell.ServicePort{{Protocol: cell.TCP, Port: uint16(1 + r.IntN(65535))}, {Protocol: cell.UDP, Port: 53}},
+		}
 		if r.IntN(3) > 0 {
 			v.Bridge, v.Prefix4 = fmt.Sprintf("br-%d", i), pfx(fmt.Sprintf("172.20.%d.0/24", i))
 			if r.IntN(2) == 0 {
@@ -81,8 +87,10 @@ func randomState(r *rand.Rand) *cell.State {
 			p.LAN = []string{s.Network.LAN[r.IntN(n)].Name}
 		}
 		if p.Exit == "" && r.IntN(2) == 0 {
-			s.Network.Forwards = append(s.Network.Forwards, cell.Forward{Name: fmt.Sprintf("f%d", i), Protocol: cell.TCP, Port: uint16(1000 + i),
-				TargetPort: 80, Peer: p.Name, Enabled: r.IntN(3) > 0})
+			s.Network.Forwards = append(s.Network.Forwards, cell.Forward{
+				Name: fmt.Sprintf("f%d", i), Protocol: cell.TCP, Port: uint16(1000 + i),
+				TargetPort: 80, Peer: p.Name, Enabled: r.IntN(3) > 0,
+			})
 		}
 	}
 	s.Normalize()
@@ -123,8 +131,10 @@ func FuzzPolicy(f *testing.F) {
 }
 
 func checkPacket(t *testing.T, r *rand.Rand, s *cell.State, f cell.Facts, p firewall.Policy) {
-	pk := firewall.Packet{In: cell.TunnelLink, Protocol: []string{"tcp", "udp", "icmp"}[r.IntN(3)], SrcPort: 40000,
-		DstPort: []uint16{53, 80, 443, 993, 8443, 51820}[r.IntN(6)], Established: r.IntN(4) == 0, RelayDown: r.IntN(2) == 0}
+	pk := firewall.Packet{
+		In: cell.TunnelLink, Protocol: []string{"tcp", "udp", "icmp"}[r.IntN(3)], SrcPort: 40000,
+		DstPort: []uint16{53, 80, 443, 993, 8443, 51820}[r.IntN(6)], Established: r.IntN(4) == 0, RelayDown: r.IntN(2) == 0,
+	}
 	six := r.IntN(2) == 0
 	pk.Src, pk.Dst = ip("10.17.0.250"), ip([]string{"203.0.113.7", "192.168.0.9", "172.20.1.2", "10.17.0.1", "10.99.0.1", "255.255.255.9"}[r.IntN(6)])
 	if six {

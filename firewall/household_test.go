@@ -36,8 +36,10 @@ func addPeer(s *cell.State, name, exit string) *cell.Peer {
 		b[0], b[1], b[2], b[31] = byte(n), byte(n>>8), 7, 1
 		k = cell.Key(base64.StdEncoding.EncodeToString(b[:]))
 	}
-	s.Peers = append(s.Peers, cell.Peer{Name: name, PublicKey: k, Address4: v4, Address6: v6, Exit: exit, Enabled: true,
-		Destinations: cell.FullTunnel, Trust: cell.TrustOwner})
+	s.Peers = append(s.Peers, cell.Peer{
+		Name: name, PublicKey: k, Address4: v4, Address6: v6, Exit: exit, Enabled: true,
+		Destinations: cell.FullTunnel, Trust: cell.TrustOwner,
+	})
 	return &s.Peers[n]
 }
 
@@ -46,8 +48,10 @@ func addPeer(s *cell.State, name, exit string) *cell.Peer {
 func household() *cell.State {
 	s := empty()
 	s.Network.Uplink = "eth0"
-	s.Network.LAN = []cell.LAN{{Name: "home", Interface: "eth1", Prefixes: []netip.Prefix{pfx("192.168.5.0/24"), pfx("2001:db8:5::/64")},
-		Addresses: []netip.Addr{ip("192.168.5.1"), ip("2001:db8:5::1")}}}
+	s.Network.LAN = []cell.LAN{{
+		Name: "home", Interface: "eth1", Prefixes: []netip.Prefix{pfx("192.168.5.0/24"), pfx("2001:db8:5::/64")},
+		Addresses: []netip.Addr{ip("192.168.5.1"), ip("2001:db8:5::1")},
+	}}
 	s.Links = []cell.Link{{Name: "aunt", Domain: "aunt.example.org", PublicKey: key(200), Enabled: true, Prefixes: []netip.Prefix{pfx("10.99.0.0/24"), pfx("fd99::/64")}}}
 	s.Exits = []cell.Exit{
 		{ID: "nl", Name: "Netherlands", Type: cell.ExitWireGuard, Enabled: true, Address4: ip("10.200.0.2"), Address6: ip("fd20::2")},
@@ -58,10 +62,14 @@ func household() *cell.State {
 		{ID: "aunt", Type: cell.ExitCell, Link: "aunt", Enabled: true, Address4: ip("10.202.0.2"), Address6: ip("fd22::2")},
 	}
 	s.Services = []cell.Service{
-		{ID: "mail", Name: "Mail", Subdomain: "mail", Upstream: "http://172.20.1.2:8080", Access: cell.AccessGranted, Bridge: "br-mail",
-			Prefix4: pfx("172.20.1.0/24"), Prefix6: pfx("fd30:1::/64"), Ports: []cell.ServicePort{{Protocol: cell.TCP, Port: 993}}, Enabled: true},
-		{ID: "chat", Name: "Chat", Subdomain: "chat", Upstream: "http://172.20.2.2:80", Access: cell.AccessPeers, Bridge: "br-chat",
-			Prefix4: pfx("172.20.2.0/24"), Ports: []cell.ServicePort{{Protocol: cell.UDP, Port: 3478}}, Egress: "nl", Enabled: true},
+		{
+			ID: "mail", Name: "Mail", Subdomain: "mail", Upstream: "http://172.20.1.2:8080", Access: cell.AccessGranted, Bridge: "br-mail",
+			Prefix4: pfx("172.20.1.0/24"), Prefix6: pfx("fd30:1::/64"), Ports: []cell.ServicePort{{Protocol: cell.TCP, Port: 993}}, Enabled: true,
+		},
+		{
+			ID: "chat", Name: "Chat", Subdomain: "chat", Upstream: "http://172.20.2.2:80", Access: cell.AccessPeers, Bridge: "br-chat",
+			Prefix4: pfx("172.20.2.0/24"), Ports: []cell.ServicePort{{Protocol: cell.UDP, Port: 3478}}, Egress: "nl", Enabled: true,
+		},
 	}
 	addPeer(s, "laptop", "").Services = []string{"mail"}
 	addPeer(s, "phone", "nl")
@@ -89,8 +97,10 @@ func facts(scope cell.Scope) cell.Facts {
 	}
 	return cell.Facts{
 		Host: cell.Host{Scope: scope, HTTPPort: 8080, HTTPSPort: 8443, DNSPort: 5353, NTPPort: 123},
-		Uplink: cell.Uplink{Name: "eth0", Addresses: []netip.Prefix{pfx("192.0.2.2/24"), pfx("2001:db8:1::2/64")},
-			Gateway4: ip("192.0.2.1"), Gateway6: ip("2001:db8:1::1")},
+		Uplink: cell.Uplink{
+			Name: "eth0", Addresses: []netip.Prefix{pfx("192.0.2.2/24"), pfx("2001:db8:1::2/64")},
+			Gateway4: ip("192.0.2.1"), Gateway6: ip("2001:db8:1::1"),
+		},
 		Links: map[string]cell.LinkFact{
 			"lo":      link(1, "127.0.0.1/8", "::1/128"),
 			"eth0":    link(2, "192.0.2.2/24", "2001:db8:1::2/64"),

@@ -14,15 +14,21 @@ import (
 // It only reads; what it can't read it passes over.
 func (c *Controller) look(p Policy) {
 	forwards := len(p.Forwarding) > 0
-	c.notices.set(cell.Notice{Code: "firewall_rp_filter", Subject: "net.ipv4.conf.all.rp_filter", Severity: cell.Warning,
-		Text: "The kernel drops answers that come back through exits, because net.ipv4.conf.all.rp_filter is 1. Set it to 0 or 2 in /etc/sysctl.d."},
+	c.notices.set(cell.Notice{
+		Code: "firewall_rp_filter", Subject: "net.ipv4.conf.all.rp_filter", Severity: cell.Warning,
+		Text: "The kernel drops answers that come back through exits, because net.ipv4.conf.all.rp_filter is 1. Set it to 0 or 2 in /etc/sysctl.d.",
+	},
 		forwards && strictReversePath())
 	foreign, found := foreignDrop()
-	c.notices.set(cell.Notice{Code: "firewall_foreign_drop", Subject: "forward", Severity: cell.Warning,
-		Text: fmt.Sprintf("Another program's firewall (%s) drops what it does not know, so peers may not get out although the cell lets them. With ufw: ufw route allow in on pic0; ufw route allow out on pic0. With iptables: iptables -I FORWARD -i pic0 -j ACCEPT; iptables -I FORWARD -o pic0 -j ACCEPT, and the same with ip6tables.", foreign)},
+	c.notices.set(cell.Notice{
+		Code: "firewall_foreign_drop", Subject: "forward", Severity: cell.Warning,
+		Text: fmt.Sprintf("Another program's firewall (%s) drops what it does not know, so peers may not get out although the cell lets them. With ufw: ufw route allow in on pic0; ufw route allow out on pic0. With iptables: iptables -I FORWARD -i pic0 -j ACCEPT; iptables -I FORWARD -o pic0 -j ACCEPT, and the same with ip6tables.", foreign),
+	},
 		forwards && found)
-	c.notices.set(cell.Notice{Code: "firewall_docker", Subject: "iptables-legacy", Severity: cell.Warning,
-		Text: "Docker's firewall is in the old iptables tables, which the cell can't change, and drops what peers send. " + dockerCure},
+	c.notices.set(cell.Notice{
+		Code: "firewall_docker", Subject: "iptables-legacy", Severity: cell.Warning,
+		Text: "Docker's firewall is in the old iptables tables, which the cell can't change, and drops what peers send. " + dockerCure,
+	},
 		forwards && legacyDocker())
 }
 

@@ -88,32 +88,54 @@ const (
 
 func peerRows() []Row {
 	return []Row{
-		{ID: "peer: invalid", From: FromPeer, To: ToAny, What: "no connection it could belong to", Match: invalid, Do: drop,
-			Mark: asItsExit, Counter: "rule"},
-		{ID: "peer: port shadow", From: FromPeer, To: ToAny, What: "UDP from the WireGuard port: masqueraded, it would take that port from the cell",
-			Match: []Match{is(L4Proto, num(protoUDP)), in("wireguard_port", SPort)}, Do: drop, Mark: asItsExit, Counter: "rule"},
-		{ID: "peer: open service port", From: FromPeer, To: ToOurs, What: "port of a service that every peer may use",
-			Match: []Match{in("open_port", DAddr, L4Proto, DPort)}, Do: accept, Mark: asItsExit, Table: cellTable},
-		{ID: "peer: granted service port", From: FromPeer, To: ToOurs, What: "port of a service granted to the peer",
-			Match: []Match{in("grant", SAddr, DAddr), in("service_port", DAddr, L4Proto, DPort)}, Do: accept, Mark: asItsExit, Table: cellTable},
-		{ID: "peer: granted peer", From: FromPeer, To: ToOurs, What: "a peer granted to the peer",
-			Match: []Match{in("peer_peer", SAddr, DAddr)}, Do: accept, Mark: asItsExit, Table: cellTable},
-		{ID: "peer: not granted", From: FromPeer, To: ToOurs, What: "all else", Match: []Match{in("ours", DAddr)}, Do: drop,
-			Mark: asItsExit, Table: cellTable, Counter: "rule"},
-		{ID: "peer: LAN", From: FromPeer, To: ToLAN, What: "a configured network: accepted when granted, else dropped",
+		{
+			ID: "peer: invalid", From: FromPeer, To: ToAny, What: "no connection it could belong to", Match: invalid, Do: drop,
+			Mark: asItsExit, Counter: "rule",
+		},
+		{
+			ID: "peer: port shadow", From: FromPeer, To: ToAny, What: "UDP from the WireGuard port: masqueraded, it would take that port from the cell",
+			Match: []Match{is(L4Proto, num(protoUDP)), in("wireguard_port", SPort)}, Do: drop, Mark: asItsExit, Counter: "rule",
+		},
+		{
+			ID: "peer: open service port", From: FromPeer, To: ToOurs, What: "port of a service that every peer may use",
+			Match: []Match{in("open_port", DAddr, L4Proto, DPort)}, Do: accept, Mark: asItsExit, Table: cellTable,
+		},
+		{
+			ID: "peer: granted service port", From: FromPeer, To: ToOurs, What: "port of a service granted to the peer",
+			Match: []Match{in("grant", SAddr, DAddr), in("service_port", DAddr, L4Proto, DPort)}, Do: accept, Mark: asItsExit, Table: cellTable,
+		},
+		{
+			ID: "peer: granted peer", From: FromPeer, To: ToOurs, What: "a peer granted to the peer",
+			Match: []Match{in("peer_peer", SAddr, DAddr)}, Do: accept, Mark: asItsExit, Table: cellTable,
+		},
+		{
+			ID: "peer: not granted", From: FromPeer, To: ToOurs, What: "all else", Match: []Match{in("ours", DAddr)}, Do: drop,
+			Mark: asItsExit, Table: cellTable, Counter: "rule",
+		},
+		{
+			ID: "peer: LAN", From: FromPeer, To: ToLAN, What: "a configured network: accepted when granted, else dropped",
 			Match: []Match{}, Do: Action{Kind: Verdict, Fields: []Field{DAddr}, Map: "lan_of"}, Mark: asItsExit, Table: cellTable,
-			NAT: "masquerade on the network's interface"},
-		{ID: "peer: private", From: FromPeer, To: ToLAN, What: "direct to a private or on-link address nobody granted",
-			Match: []Match{is(Mark, num(markDirect)), in("private", DAddr)}, Do: drop, Mark: "0x02", Table: "main", Counter: "rule"},
-		{ID: "peer: internet", From: FromPeer, To: ToInternet, What: "by its mark's own interface: the uplink or the exit's link",
+			NAT: "masquerade on the network's interface",
+		},
+		{
+			ID: "peer: private", From: FromPeer, To: ToLAN, What: "direct to a private or on-link address nobody granted",
+			Match: []Match{is(Mark, num(markDirect)), in("private", DAddr)}, Do: drop, Mark: "0x02", Table: "main", Counter: "rule",
+		},
+		{
+			ID: "peer: internet", From: FromPeer, To: ToInternet, What: "by its mark's own interface: the uplink or the exit's link",
 			Match: []Match{in("way", Mark, OutIf)}, Do: accept, Mark: asItsExit, Table: byMark,
-			NAT: "masquerade on the uplink or exit link", Counter: "forwarded"},
+			NAT: "masquerade on the uplink or exit link", Counter: "forwarded",
+		},
 		{ID: "peer: no way", From: FromPeer, To: ToAny, What: "all else", Do: drop, Mark: asItsExit, Table: byMark, Counter: "rule, leak"},
 
-		{ID: "peer: relayed", From: FromPeer, To: ToCell, What: "TCP to the internet through a dialed exit: its relay's socket",
-			Match: []Match{not(DAddrType, num(addrLocal)), is(Transparent, num(uint8(1)))}, Do: accept, Mark: "0x30 to 0x59", Table: "130 to 159", NAT: "tproxy"},
-		{ID: "peer: cell", From: FromPeer, To: ToCell, What: "DNS, NTP, HTTP, HTTPS",
-			Match: []Match{toLocal, in("peer_ports", L4Proto, DPort)}, Do: accept, Mark: asItsExit, Table: "local", NAT: "to the listening port where it differs"},
+		{
+			ID: "peer: relayed", From: FromPeer, To: ToCell, What: "TCP to the internet through a dialed exit: its relay's socket",
+			Match: []Match{not(DAddrType, num(addrLocal)), is(Transparent, num(uint8(1)))}, Do: accept, Mark: "0x30 to 0x59", Table: "130 to 159", NAT: "tproxy",
+		},
+		{
+			ID: "peer: cell", From: FromPeer, To: ToCell, What: "DNS, NTP, HTTP, HTTPS",
+			Match: []Match{toLocal, in("peer_ports", L4Proto, DPort)}, Do: accept, Mark: asItsExit, Table: "local", NAT: "to the listening port where it differs",
+		},
 		{ID: "peer: echo", From: FromPeer, To: ToCell, What: "ICMP echo", Match: []Match{echo, toLocal}, Do: accept, Mark: asItsExit, Table: "local"},
 		{ID: "peer: closed", From: FromPeer, To: ToCell, What: "all else", Do: drop, Mark: asItsExit, Table: "local", Counter: "rule"},
 	}
@@ -122,21 +144,33 @@ func peerRows() []Row {
 func serviceRows() []Row {
 	return []Row{
 		{ID: "service: invalid", From: FromService, To: ToAny, What: "no connection it could belong to", Match: invalid, Do: drop, Mark: asItsExit, Counter: "rule"},
-		{ID: "service: port shadow", From: FromService, To: ToAny, What: "UDP from the WireGuard port",
-			Match: []Match{is(L4Proto, num(protoUDP)), in("wireguard_port", SPort)}, Do: drop, Mark: asItsExit, Counter: "rule"},
-		{ID: "service: ours", From: FromService, To: ToOurs, What: "peers, links and other services", Match: []Match{in("ours", DAddr)}, Do: drop,
-			Mark: asItsExit, Table: cellTable, Counter: "rule"},
-		{ID: "service: private", From: FromService, To: ToLAN, What: "direct to a private or on-link address",
-			Match: []Match{is(Mark, num(markDirect)), in("private", DAddr)}, Do: drop, Mark: "0x02", Table: "main", Counter: "rule"},
-		{ID: "service: internet", From: FromService, To: ToInternet, What: "by its egress' own interface",
+		{
+			ID: "service: port shadow", From: FromService, To: ToAny, What: "UDP from the WireGuard port",
+			Match: []Match{is(L4Proto, num(protoUDP)), in("wireguard_port", SPort)}, Do: drop, Mark: asItsExit, Counter: "rule",
+		},
+		{
+			ID: "service: ours", From: FromService, To: ToOurs, What: "peers, links and other services", Match: []Match{in("ours", DAddr)}, Do: drop,
+			Mark: asItsExit, Table: cellTable, Counter: "rule",
+		},
+		{
+			ID: "service: private", From: FromService, To: ToLAN, What: "direct to a private or on-link address",
+			Match: []Match{is(Mark, num(markDirect)), in("private", DAddr)}, Do: drop, Mark: "0x02", Table: "main", Counter: "rule",
+		},
+		{
+			ID: "service: internet", From: FromService, To: ToInternet, What: "by its egress' own interface",
 			Match: []Match{in("way", Mark, OutIf)}, Do: accept, Mark: asItsExit, Table: byMark,
-			NAT: "masquerade on the uplink or exit link", Counter: "forwarded"},
+			NAT: "masquerade on the uplink or exit link", Counter: "forwarded",
+		},
 		{ID: "service: no way", From: FromService, To: ToAny, What: "all else", Do: drop, Mark: asItsExit, Table: byMark, Counter: "rule, leak"},
 
-		{ID: "service: relayed", From: FromService, To: ToCell, What: "TCP to the internet through a dialed exit: its relay's socket",
-			Match: []Match{not(DAddrType, num(addrLocal)), is(Transparent, num(uint8(1)))}, Do: accept, Mark: "0x30 to 0x59", Table: "130 to 159", NAT: "tproxy"},
-		{ID: "service: cell", From: FromService, To: ToCell, What: "DNS, NTP, HTTPS",
-			Match: []Match{toLocal, in("service_ports", L4Proto, DPort)}, Do: accept, Mark: asItsExit, Table: "local"},
+		{
+			ID: "service: relayed", From: FromService, To: ToCell, What: "TCP to the internet through a dialed exit: its relay's socket",
+			Match: []Match{not(DAddrType, num(addrLocal)), is(Transparent, num(uint8(1)))}, Do: accept, Mark: "0x30 to 0x59", Table: "130 to 159", NAT: "tproxy",
+		},
+		{
+			ID: "service: cell", From: FromService, To: ToCell, What: "DNS, NTP, HTTPS",
+			Match: []Match{toLocal, in("service_ports", L4Proto, DPort)}, Do: accept, Mark: asItsExit, Table: "local",
+		},
 		{ID: "service: echo", From: FromService, To: ToCell, What: "ICMP echo", Match: []Match{echo, toLocal}, Do: accept, Mark: asItsExit, Table: "local"},
 		{ID: "service: closed", From: FromService, To: ToCell, What: "all else", Do: drop, Mark: asItsExit, Table: "local", Counter: "rule"},
 
@@ -164,12 +198,18 @@ func outsideRows() []Row {
 		{ID: "uplink: port forward", From: FromUplink, To: ToOurs, What: "a forwarded port", Match: forwarded, Do: accept, Table: cellTable, NAT: "to the target"},
 		{ID: "uplink: ours", From: FromUplink, To: ToOurs, What: "everything but answers", Match: []Match{in("ours_if", OutIf)}, Do: drop, Table: cellTable, Counter: "rule"},
 		{ID: "uplink: dhcp", From: FromUplink, To: ToCell, What: "answers of a DHCP server", Match: dhcp4, Do: accept, Table: "local", Full: true},
-		{ID: "uplink: dhcpv6", From: FromUplink, To: ToCell, What: "answers of a DHCPv6 server",
-			Match: []Match{in("private6", SAddr6), is(L4Proto, num(protoUDP)), is(DPort, num(546))}, Do: accept, Table: "local", Full: true},
-		{ID: "uplink: public port", From: FromUplink, To: ToCell, What: "WireGuard; HTTPS and HTTP when the public web is on; DNS when the public zone is",
-			Match: []Match{in("public_ports", L4Proto, DPort)}, Do: accept, Table: "local", Full: true},
-		{ID: "uplink: web", From: FromUplink, To: ToCell, What: "HTTP, HTTPS from a private or on-link source",
-			Match: []Match{in("private", SAddr), in("web_ports", L4Proto, DPort)}, Do: accept, Table: "local", Full: true},
+		{
+			ID: "uplink: dhcpv6", From: FromUplink, To: ToCell, What: "answers of a DHCPv6 server",
+			Match: []Match{in("private6", SAddr6), is(L4Proto, num(protoUDP)), is(DPort, num(546))}, Do: accept, Table: "local", Full: true,
+		},
+		{
+			ID: "uplink: public port", From: FromUplink, To: ToCell, What: "WireGuard; HTTPS and HTTP when the public web is on; DNS when the public zone is",
+			Match: []Match{in("public_ports", L4Proto, DPort)}, Do: accept, Table: "local", Full: true,
+		},
+		{
+			ID: "uplink: web", From: FromUplink, To: ToCell, What: "HTTP, HTTPS from a private or on-link source",
+			Match: []Match{in("private", SAddr), in("web_ports", L4Proto, DPort)}, Do: accept, Table: "local", Full: true,
+		},
 		{ID: "uplink: address", From: FromUplink, To: ToCell, What: "DNS, NTP on the configured LAN addresses", Match: lanAddr, Do: accept, Table: "local", Full: true},
 		{ID: "uplink: echo", From: FromUplink, To: ToCell, What: "ICMP echo from a private or on-link source", Match: []Match{in("private", SAddr), echo}, Do: accept, Table: "local", Full: true},
 		{ID: "uplink: closed", From: FromUplink, To: ToCell, What: "all else", Do: drop, Table: "local", Counter: "rule", Full: true},

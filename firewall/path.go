@@ -1,6 +1,7 @@
 package firewall
 
 import (
+	"cmp"
 	"fmt"
 	"slices"
 )
@@ -34,7 +35,7 @@ func (t *tracer) ingress() {
 // passed notes what let the packet through; a chain's bare policy says nothing.
 func (t *tracer) passed(c *Chain, e end) {
 	if c.Hook.Type == "filter" && e.kind == Accept && e.rule != "policy accept" && c.Hook.At != "prerouting" {
-		t.step("rule", e.pointer, "table %s, chain %s lets it pass: %s", e.table, e.chain, reason(e.rule))
+		t.step("rule", e.pointer, "table %s, chain %s lets it pass: %s", e.table, e.chain, cmp.Or(e.why, e.rule))
 	}
 }
 
@@ -43,7 +44,7 @@ func (t *tracer) stopped(e end) {
 	if e.kind != Drop {
 		what = "rejects it"
 	}
-	t.step("rule", e.pointer, "table %s, chain %s %s: %s", e.table, e.chain, what, reason(e.rule))
+	t.step("rule", e.pointer, "table %s, chain %s %s: %s", e.table, e.chain, what, cmp.Or(e.why, e.rule))
 }
 
 // way notes the route that was found.

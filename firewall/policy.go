@@ -86,6 +86,9 @@ type Rule struct {
 	Count   bool
 	Do      Action
 	Comment string
+	// Why is the row of the packet table in words, for a person; "" where the
+	// rule is of none. The kernel does not see it.
+	Why     string
 	Pointer string
 }
 

@@ -17,6 +17,12 @@ type Packet struct {
 	Protocol string     `json:"protocol"` // tcp, udp, or icmp (an echo request)
 	SrcPort  uint16     `json:"src_port"`
 	DstPort  uint16     `json:"dst_port"`
+	// ICMPType of an icmp packet; 0 is an echo request.
+	ICMPType uint8 `json:"icmp_type"`
+	// HopLimit is the TTL or hop limit; 0 is 64.
+	HopLimit uint8 `json:"hop_limit"`
+	// Invalid makes it a packet that belongs to no connection and begins none.
+	Invalid bool `json:"invalid"`
 	// Established makes it a later packet of a flow that was let through.
 	Established bool `json:"established"`
 	// Mark is the socket's own, where In is "".
@@ -51,6 +57,10 @@ type Result struct {
 	NAT   string `json:"nat"` // translation on the way, in words
 	// Dst is where it ends up, after a port forward or redirection.
 	Dst netip.AddrPort `json:"dst"`
+	// Clamped says that a TCP connection's segments are made to fit the tunnel.
+	Clamped bool `json:"clamped"`
+	// Counter of table pic_acct that counted it, "" for none.
+	Counter string `json:"counter"`
 	// Pointer is the line of the state that decided (RFC 6901), "" when none did.
 	Pointer string `json:"pointer"`
 	Reason  string `json:"reason"` // for a person
@@ -76,22 +86,12 @@ func (p *Policy) walk(pk Packet, record bool) (Result, []Step) {
 	}
 	r := t.run()
 	r.Mark, r.Table, r.Out, r.NAT = t.mark, t.table, t.out, t.nat
-	r.Dst = netip.AddrPortFrom(t.dst, t.dport)
+	r.Dst, r.Clamped, r.Counter = netip.AddrPortFrom(t.dst, t.dport), t.clamped, t.counter
 	if t.table != tableLocal && t.table != cell.TableCell { // the mark chose the table
 		r.Pointer = cmp.Or(r.Pointer, t.markLine)
 	}
-	r.Reason = cmp.Or(r.Reason, reason(r.Rule))
+	r.Reason = cmp.Or(r.Reason, r.Rule)
 	return r, t.steps
-}
-
-// reason puts a rule's comment into words by the packet table.
-func reason(rule string) string {
-	for _, r := range PacketTable() {
-		if r.ID == rule {
-			return fmt.Sprintf("%s to %s: %s", r.From, r.To, r.What)
-		}
-	}
-	return rule
 }
 
 // tracer is a packet on its way.
@@ -108,6 +108,8 @@ type tracer struct {
 	nat      string
 	dnat     bool
 	relayed  bool
+	clamped  bool
+	counter  string
 	record   bool
 	steps    []Step
 }
@@ -118,6 +120,7 @@ type end struct {
 	table   string
 	chain   string
 	rule    string
+	why     string // the rule in words
 	pointer string
 }
 
@@ -162,7 +165,7 @@ func (t *tracer) run() Result {
 func (e end) stops() bool { return e.kind == Drop || e.kind == Reject || e.kind == RejectTCP }
 
 func (e end) result() Result {
-	r := Result{Outcome: Accepted, Rule: e.rule, Pointer: e.pointer}
+	r := Result{Outcome: Accepted, Rule: e.rule, Pointer: e.pointer, Reason: e.why}
 	if e.chain != "" {
 		r.Chain = e.table + " " + e.chain
 	}
@@ -223,7 +226,7 @@ func (t *tracer) chain(tb *Table, c *Chain) (e end, ended bool) {
 		if !ok {
 			continue
 		}
-		e = end{kind: Accept, table: tb.Name, chain: c.Name, rule: r.Comment, pointer: cmp.Or(pointer, r.Pointer)}
+		e = end{kind: Accept, table: tb.Name, chain: c.Name, rule: r.Comment, why: r.Why, pointer: cmp.Or(pointer, r.Pointer)}
 		next := ""
 		switch r.Do.Kind {
 		case Accept, Drop, Reject, RejectTCP:
@@ -242,6 +245,10 @@ func (t *tracer) chain(tb *Table, c *Chain) (e end, ended bool) {
 			t.nat = join(t.nat, "masqueraded on "+t.out)
 			t.step("nat", "", "its source becomes the cell's address on %s (masquerade)", t.out)
 			return e, true
+		case Continue:
+			t.counter = r.Comment
+		case ClampMSS:
+			t.clamped = true
 		case SetMark:
 			t.mark = r.Do.Mark
 		case Verdict, MapMark, DNAT:
@@ -371,7 +378,10 @@ func (t *tracer) value(f Field) Value {
 	case DPort:
 		return num(t.dport)
 	case CTState:
-		if t.pk.Established {
+		switch {
+		case t.pk.Invalid:
+			return num(uint32(ctInvalid))
+		case t.pk.Established:
 			return num(uint32(ctEstablished))
 		}
 		return num(uint32(ctNew))
@@ -380,9 +390,9 @@ func (t *tracer) value(f Field) Value {
 			return num(uint32(ctDNAT))
 		}
 	case ICMPType:
-		return num(uint32(8))
+		return num(uint32(cmp.Or(t.pk.ICMPType, 8)))
 	case ICMP6Type:
-		return num(uint32(128))
+		return num(uint32(cmp.Or(t.pk.ICMPType, 128)))
 	case DAddrType:
 		if t.local(t.dst) {
 			return num(uint32(addrLocal))
@@ -393,7 +403,7 @@ func (t *tracer) value(f Field) Value {
 			return num(uint32(1))
 		}
 	case HopLimit:
-		return num(uint32(64))
+		return num(uint32(cmp.Or(t.pk.HopLimit, 64)))
 	case TCPFlags:
 		if !t.pk.Established {
 			return num(uint32(2))

@@ -146,8 +146,10 @@ func kernelReading(tx *unix.Timex, code int) Reading {
 // disciplining returns the name of a running program that steers clocks, "" if
 // there is none that is known.
 func disciplining(proc string) string {
-	names := map[string]string{"chronyd": "chronyd", "ntpd": "ntpd", "ntp-daemon": "ntpd-rs", "systemd-timesyn": "systemd-timesyncd",
-		"openntpd": "openntpd", "phc2sys": "phc2sys"}
+	names := map[string]string{
+		"chronyd": "chronyd", "ntpd": "ntpd", "ntp-daemon": "ntpd-rs", "systemd-timesyn": "systemd-timesyncd",
+		"openntpd": "openntpd", "phc2sys": "phc2sys",
+	}
 	files, err := filepath.Glob(filepath.Join(proc, "[0-9]*", "comm"))
 	if err != nil {
 		return ""

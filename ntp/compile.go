@@ -20,8 +20,11 @@ type Sources struct {
 	Listen []netip.AddrPort
 	// Clients are the prefixes that are answered; everybody else gets silence.
 	Clients []netip.Prefix
-	// Servers are other time servers, host or host:port, in the order given.
+	// Servers are other time servers, host or host:port, in the order given. The
+	// cell asks nobody who was not named.
 	Servers []string
+	// Discipline: the clock follows the servers, unless another program steers it.
+	Discipline bool
 }
 
 // Compile derives the plan from what is wanted and what is known. It is pure.
@@ -55,6 +58,7 @@ func Compile(s *cell.State, f cell.Facts) (Sources, error) {
 	slices.SortFunc(p.Clients, netip.Prefix.Compare)
 	p.Clients = slices.Compact(p.Clients)
 	p.Servers = append(p.Servers, s.Clock.Sources...)
+	p.Discipline = s.Clock.Discipline != cell.DisciplineOff
 	return p, nil
 }
 
@@ -75,7 +79,14 @@ func (p Sources) String() string {
 		fmt.Fprintf(&b, "restrict %s limited kod noquery nopeer\n", c)
 	}
 	for _, s := range p.Servers {
-		fmt.Fprintf(&b, "server %s noselect\n", s)
+		if p.Discipline {
+			fmt.Fprintf(&b, "server %s iburst minpoll %d maxpoll %d\n", s, minPoll, maxPoll)
+		} else {
+			fmt.Fprintf(&b, "server %s noselect\n", s)
+		}
+	}
+	if !p.Discipline && len(p.Listen) > 0 {
+		b.WriteString("disable ntp\n")
 	}
 	return b.String()
 }

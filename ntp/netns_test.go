@@ -2,6 +2,7 @@ package ntp_test
 
 import (
 	"context"
+	"encoding/json"
 	"fmt"
 	"net/netip"
 	"os"
@@ -23,8 +24,10 @@ func serverHelper(args []string) error {
 		c = nil
 	}
 	s := ntp.New(&ntp.Config{Logger: quiet, Clock: c})
-	p := ntp.Sources{Listen: []netip.AddrPort{netip.MustParseAddrPort("10.17.0.1:123"), netip.MustParseAddrPort("[fd17::1]:123")},
-		Clients: []netip.Prefix{netip.MustParsePrefix("10.17.0.0/24"), netip.MustParsePrefix("fd17::/64")}}
+	p := ntp.Sources{
+		Listen:  []netip.AddrPort{netip.MustParseAddrPort("10.17.0.1:123"), netip.MustParseAddrPort("[fd17::1]:123")},
+		Clients: []netip.Prefix{netip.MustParsePrefix("10.17.0.0/24"), netip.MustParsePrefix("fd17::/64")},
+	}
 	if _, err := s.Apply(context.Background(), p); err != nil {
 		return err
 	}
@@ -67,5 +70,35 @@ func TestChronyTakesOnlyASynchronisedCell(t *testing.T) {
 				t.Fatalf("accepted %v, %v:\n%s", accepted, err, out)
 			}
 		})
+	}
+}
+
+// ntpsec's client, which measures and sets nothing unless told to, takes a
+// synchronised cell in both families.
+func TestNtpdigTakesASynchronisedCell(t *testing.T) {
+	netnstest.Root(t)
+	netnstest.Need(t, "ntpdig")
+	cell, peer := netnstest.New(t, "cell"), netnstest.New(t, "peer")
+	netnstest.Veth(cell, "pic0", []string{"10.17.0.1/24", "fd17::1/64"}, peer, "eth0", []string{"10.17.0.2/24", "fd17::2/64"})
+	netnstest.Start(t, cell.Self("server", "synchronised"))
+	for _, server := range []string{"10.17.0.1", "fd17::1"} {
+		var answer struct {
+			Offset  float64
+			Stratum int
+			Leap    string
+		}
+		netnstest.Eventually(t, 10*time.Second, func() error {
+			out, err := peer.Command("ntpdig", "-j", "-t", "2", server).Output()
+			if err == nil {
+				err = json.Unmarshal(out, &answer)
+			}
+			if err != nil {
+				return fmt.Errorf("%w: %s", err, out)
+			}
+			return nil
+		})
+		if answer.Stratum != 3 || answer.Leap != "no-leap" || answer.Offset > 0.01 || answer.Offset < -0.01 {
+			t.Errorf("%s: %+v", server, answer)
+		}
 	}
 }

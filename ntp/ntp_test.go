@@ -46,8 +46,10 @@ func (fakeClock) Now() time.Time      { return time.Now() }
 func (f fakeClock) Read() ntp.Reading { return f.reading }
 
 func synchronised() fakeClock {
-	return fakeClock{ntp.Reading{Stratum: 3, Reference: [4]byte{192, 0, 2, 1}, Updated: time.Now().Add(-10 * time.Second),
-		RootDelay: 12 * time.Millisecond, RootDispersion: 2 * time.Millisecond, Source: "test"}}
+	return fakeClock{ntp.Reading{
+		Stratum: 3, Reference: [4]byte{192, 0, 2, 1}, Updated: time.Now().Add(-10 * time.Second),
+		RootDelay: 12 * time.Millisecond, RootDispersion: 2 * time.Millisecond, Source: "test",
+	}}
 }
 
 func unsynchronised() fakeClock {

@@ -23,6 +23,13 @@ type Config struct {
 	Logger *slog.Logger
 	// Clock is what is told; nil means the kernel's.
 	Clock Clock
+	// Adjust writes the clock; nil: it is never written, whatever the plan says.
+	Adjust Adjuster
+	// Memory keeps the last time that was right; nil: nothing is kept.
+	Memory Memory
+	// Built is when the program was built, before which no time can be right;
+	// zero: unknown.
+	Built time.Time
 }
 
 // Server answers clients by the plan it was last given. It is a
@@ -42,6 +49,15 @@ type Server struct {
 	replan  chan struct{} // the plan changed
 	measure atomic.Pointer[[]Measurement]
 
+	adjust      Adjuster
+	store       Memory
+	built       time.Time
+	memory      atomic.Pointer[remembered]
+	steered     atomic.Pointer[published] // nil: the kernel's account counts
+	disciplined atomic.Pointer[disciplineStatus]
+	ask         func(server string) reply
+	others      func() string
+
 	mu        sync.Mutex // Apply, Run's end, Status
 	listeners map[netip.AddrPort]*net.UDPConn
 	problems  map[netip.AddrPort]string
@@ -51,13 +67,18 @@ type Server struct {
 
 // New makes a server that listens nowhere yet.
 func New(c *Config) *Server {
-	s := &Server{log: c.Logger, clock: c.Clock, limit: newLimiter(), ready: make(chan struct{}), replan: make(chan struct{}, 1),
-		listeners: map[netip.AddrPort]*net.UDPConn{}, problems: map[netip.AddrPort]string{}}
+	s := &Server{
+		log: c.Logger, clock: c.Clock, limit: newLimiter(), ready: make(chan struct{}), replan: make(chan struct{}, 1),
+		listeners: map[netip.AddrPort]*net.UDPConn{}, problems: map[netip.AddrPort]string{},
+	}
 	if s.clock == nil {
 		s.clock = &KernelClock{}
 	}
 	s.base, s.stop = context.WithCancel(context.Background())
+	s.adjust, s.store, s.built = c.Adjust, c.Memory, c.Built
+	s.ask, s.others = ask, func() string { return anotherDaemon("/") }
 	s.plan.Store(&Sources{})
+	s.recall()
 	return s
 }
 
@@ -71,7 +92,7 @@ func (s *Server) Ready() <-chan struct{} { return s.ready }
 func (s *Server) Run(ctx context.Context) error {
 	close(s.ready)
 	s.work.Go(func() {
-		_ = lifecycle.Guard(s.base, s.log, "ntp comparison", func() { s.panics.Add(1) }, s.compare)
+		_ = lifecycle.Guard(s.base, s.log, "clock discipline", func() { s.panics.Add(1) }, s.steer)
 	})
 	<-ctx.Done()
 	s.mu.Lock()
@@ -220,7 +241,7 @@ func (s *Server) respond(b []byte, src netip.AddrPort, received time.Time) ([pac
 	switch s.limit.take(from, time.Now()) {
 	case serve:
 		s.answers.Add(1)
-		state := s.clock.Read()
+		state := s.read()
 		return answer(r, state, received, s.clock.Now()), true
 	case kiss:
 		s.kisses.Add(1)

@@ -33,6 +33,8 @@ type Status struct {
 	Dropped   uint64           `json:"dropped"`
 	Panics    uint64           `json:"panics"`
 	Listeners []ListenerStatus `json:"listeners"`
+	// Mode says whether the cell steers the clock itself.
+	Mode Mode `json:"mode"`
 	// Servers are the comparisons with other servers, where any are named.
 	Servers []Measurement `json:"servers"`
 }
@@ -47,11 +49,17 @@ type ListenerStatus struct {
 // Status returns a snapshot; lists are never nil. Where the kernel doesn't
 // know its offset, the median of the comparisons stands in.
 func (s *Server) Status() Status {
-	r := s.clock.Read()
-	st := Status{Synchronised: r.Synchronised(), Stratum: int(r.Stratum), OffsetSeconds: r.Offset.Seconds(), RootDelaySeconds: r.RootDelay.Seconds(),
+	r := s.read()
+	st := Status{
+		Synchronised: r.Synchronised(), Stratum: int(r.Stratum), OffsetSeconds: r.Offset.Seconds(), RootDelaySeconds: r.RootDelay.Seconds(),
 		RootDispersionSeconds: r.RootDispersion.Seconds(), Reference: referenceText(r), Leap: int(r.Leap), Source: r.Source,
 		Clients: s.limit.clients(time.Now()), Answers: s.answers.Load(), Limited: s.kisses.Load(), Dropped: s.dropped.Load(), Panics: s.panics.Load(),
-		Listeners: []ListenerStatus{}, Servers: []Measurement{}}
+		Listeners: []ListenerStatus{}, Servers: []Measurement{},
+	}
+	st.Mode = ModeOff
+	if d := s.disciplined.Load(); d != nil {
+		st.Mode = d.mode
+	}
 	if m := s.measure.Load(); m != nil {
 		st.Servers = slices.Clone(*m)
 	}
@@ -80,11 +88,7 @@ func (s *Server) Notices() []cell.Notice {
 			out = append(out, cell.Notice{Code: "ntp_listen", Subject: l.Address, Severity: cell.Warning, Text: l.Problem})
 		}
 	}
-	if st.Running && !st.Synchronised {
-		out = append(out, cell.Notice{Code: "clock_unsynchronised", Subject: "clock", Severity: cell.Warning,
-			Text: "the clock of this machine is not synchronised, and clients are told so: start a time client on it (systemctl enable --now systemd-timesyncd, or install chrony)"})
-	}
-	return out
+	return append(out, s.clockNotices(st.Running && !st.Synchronised)...)
 }
 
 // referenceText writes a reference identifier as RFC 5905 §7.3 reads it.

@@ -274,7 +274,8 @@ func TestStopEndsLongRequests(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		ended := false
 		p := newPipes()
-		srv := newServer(t, r, proxy.Config{HTTPSAddr: "s", TLS: ephemeral(t), Listen: func(context.Context, string) (net.Listener, error) { return p, nil },
+		srv := newServer(t, r, proxy.Config{
+			HTTPSAddr: "s", TLS: ephemeral(t), Listen: func(context.Context, string) (net.Listener, error) { return p, nil },
 			Local: http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
 				if r.URL.Path != "/long" {
 					http.NotFound(w, r)
@@ -282,7 +283,8 @@ func TestStopEndsLongRequests(t *testing.T) {
 				}
 				<-r.Context().Done()
 				ended = true
-			})})
+			}),
+		})
 		ctx, cancel := context.WithCancel(t.Context())
 		done := make(chan error, 1)
 		go func() { done <- srv.Run(ctx) }()

@@ -16,8 +16,10 @@ func crowd(s *cell.State, n int) {
 	v4, v6 := t.Prefix4.Addr().Next(), t.Prefix6.Addr().Next()
 	for i := range n {
 		v4, v6 = v4.Next(), v6.Next()
-		s.Peers = append(s.Peers, cell.Peer{Name: fmt.Sprintf("p%d", i), PublicKey: key(i + 2), Address4: v4, Address6: netip.AddrFrom16(v6.As16()),
-			Enabled: true, Destinations: cell.FullTunnel, Trust: cell.TrustOwner})
+		s.Peers = append(s.Peers, cell.Peer{
+			Name: fmt.Sprintf("p%d", i), PublicKey: key(i + 2), Address4: v4, Address6: netip.AddrFrom16(v6.As16()),
+			Enabled: true, Destinations: cell.FullTunnel, Trust: cell.TrustOwner,
+		})
 	}
 	s.Normalize()
 }

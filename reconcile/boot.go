@@ -117,8 +117,10 @@ func (e *Engine) Adopt(ctx context.Context, n cell.Revision, author cell.Author)
 	if err := state.Validate(); err != nil {
 		return Result{}, fmt.Errorf("adopting revision %d: %w", n, err)
 	}
-	info := cell.RevisionInfo{Number: e.store.Next(), Parent: n, Time: e.now(), Author: author,
-		Message: fmt.Sprintf("adopt revision %d", n)}
+	info := cell.RevisionInfo{
+		Number: e.store.Next(), Parent: n, Time: e.now(), Author: author,
+		Message: fmt.Sprintf("adopt revision %d", n),
+	}
 	keys := cell.Changed(&cell.State{}, state)
 	if err := e.store.Write(info, state, keys); err != nil {
 		return Result{}, fmt.Errorf("adopting revision %d: %w", n, err)

@@ -63,7 +63,8 @@ func TestErrorsBeforeWrittenLeaveNothing(t *testing.T) {
 					return nil
 				}
 				return boom
-			}}, want: as[*reconcile.ConfirmRequiredError]()},
+			},
+		}, want: as[*reconcile.ConfirmRequiredError]()},
 		"a newer base": {edit: addPeer("laptop", 2), want: is(reconcile.ErrNoSuchRevision)},
 	} {
 		t.Run(name, func(t *testing.T) {

@@ -129,8 +129,10 @@ func New(c *Config) (*Engine, error) {
 		}
 		e.stages = append(e.stages, w)
 		e.kicks = append(e.kicks, make(chan struct{}, 1))
-		e.conditions = append(e.conditions, cell.Condition{Stage: w.Name(), State: cell.Pending,
-			Reason: "not settled yet", Since: e.now().UTC()})
+		e.conditions = append(e.conditions, cell.Condition{
+			Stage: w.Name(), State: cell.Pending,
+			Reason: "not settled yet", Since: e.now().UTC(),
+		})
 	}
 	return e, nil
 }
@@ -211,13 +213,17 @@ func (e *Engine) Notices() []cell.Notice {
 	e.mu.Unlock()
 	out := []cell.Notice{}
 	if source == datastore.Recovered {
-		out = append(out, cell.Notice{Code: "state_recovered", Subject: "state", Severity: cell.Alarm,
+		out = append(out, cell.Notice{
+			Code: "state_recovered", Subject: "state", Severity: cell.Alarm,
 			Text: "The stored state was found damaged, so nothing was applied and every door is closed. " +
-				strings.Join(problems, "; ") + ". Adopt a revision on the machine itself, or restore a backup."})
+				strings.Join(problems, "; ") + ". Adopt a revision on the machine itself, or restore a backup.",
+		})
 	}
 	if fighting {
-		out = append(out, cell.Notice{Code: "repairs_limited", Subject: "settle", Severity: cell.Warning,
-			Text: "Something keeps changing what the cell sets up; it is repaired at most 10 times in 5 seconds. Find the other program with `nft monitor` and `ip monitor`, and stop it."})
+		out = append(out, cell.Notice{
+			Code: "repairs_limited", Subject: "settle", Severity: cell.Warning,
+			Text: "Something keeps changing what the cell sets up; it is repaired at most 10 times in 5 seconds. Find the other program with `nft monitor` and `ip monitor`, and stop it.",
+		})
 	}
 	for _, s := range e.stages {
 		if s.notices != nil {

@@ -7,8 +7,10 @@ import "github.com/personal-internet-cell/pic/datastore"
 // commit state machine, in the order in which they are passed, and three in
 // the datastore.
 func Failpoints() []string {
-	return []string{"validated", "compiled", "secrets", "written", "settled", "startup-moved", "startup",
-		"pending", "confirmed", "reverted", "pruned", "secret-removed"}
+	return []string{
+		"validated", "compiled", "secrets", "written", "settled", "startup-moved", "startup",
+		"pending", "confirmed", "reverted", "pruned", "secret-removed",
+	}
 }
 
 func failpoint(name string) { datastore.Failpoint(name) }

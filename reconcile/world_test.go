@@ -37,8 +37,10 @@ func addPeer(name string, n int) cell.Edit {
 		if err != nil {
 			return err
 		}
-		s.Peers = append(s.Peers, cell.Peer{Name: name, PublicKey: key(n), Address4: v4, Address6: v6, Enabled: true,
-			Destinations: cell.FullTunnel, Trust: cell.TrustOwner})
+		s.Peers = append(s.Peers, cell.Peer{
+			Name: name, PublicKey: key(n), Address4: v4, Address6: v6, Enabled: true,
+			Destinations: cell.FullTunnel, Trust: cell.TrustOwner,
+		})
 		return nil
 	}
 }

@@ -18,7 +18,8 @@ import (
 )
 
 var uplink = cell.Facts{Uplink: cell.Uplink{Name: "eth0", Addresses: []netip.Prefix{
-	netip.MustParsePrefix("fe80::1/64"), netip.MustParsePrefix("192.168.1.5/24"), netip.MustParsePrefix("2001:db8::5/64")}}}
+	netip.MustParsePrefix("fe80::1/64"), netip.MustParsePrefix("192.168.1.5/24"), netip.MustParsePrefix("2001:db8::5/64"),
+}}}
 
 func TestClientConfigIsAStockFile(t *testing.T) {
 	s := fixed()

@@ -22,8 +22,10 @@ func fixed() *cell.State {
 		if err != nil {
 			panic(err)
 		}
-		s.Peers = append(s.Peers, cell.Peer{Name: name, PublicKey: testKey(byte(i + 2)), Address4: v4, Address6: v6,
-			Enabled: true, Destinations: cell.FullTunnel, Trust: cell.TrustOwner, Keepalive: 25})
+		s.Peers = append(s.Peers, cell.Peer{
+			Name: name, PublicKey: testKey(byte(i + 2)), Address4: v4, Address6: v6,
+			Enabled: true, Destinations: cell.FullTunnel, Trust: cell.TrustOwner, Keepalive: 25,
+		})
 	}
 	s.Peers[1].PresharedKey = "psk-7"
 	return s

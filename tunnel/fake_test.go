@@ -5,7 +5,6 @@ import (
 	"maps"
 	"net/netip"
 	"slices"
-	"sync"
 
 	"golang.org/x/sys/unix"
 
@@ -17,7 +16,6 @@ var bg = context.Background()
 
 // fakeKernel keeps links in memory and records what devices are told.
 type fakeKernel struct {
-	mu          sync.Mutex
 	noWireGuard bool
 	portTaken   uint16
 	links       map[string]*fakeLink

@@ -53,8 +53,10 @@ func (h *household) add(names ...string) {
 		ref := cell.SecretRef("psk-" + name)
 		h.Secrets[ref] = tunnel.GeneratePSK().Reveal()
 		h.Private[name] = private.Reveal()
-		h.State.Peers = append(h.State.Peers, cell.Peer{Name: name, PublicKey: public, PresharedKey: ref, Address4: v4, Address6: v6,
-			Enabled: true, Destinations: cell.FullTunnel, Trust: cell.TrustOwner, Keepalive: 25})
+		h.State.Peers = append(h.State.Peers, cell.Peer{
+			Name: name, PublicKey: public, PresharedKey: ref, Address4: v4, Address6: v6,
+			Enabled: true, Destinations: cell.FullTunnel, Trust: cell.TrustOwner, Keepalive: 25,
+		})
 	}
 }
 

@@ -32,20 +32,26 @@ const (
 )
 
 func userspaceNotice(name string) cell.Notice {
-	return cell.Notice{Code: NoticeUserspace, Subject: name, Severity: cell.Warning,
+	return cell.Notice{
+		Code: NoticeUserspace, Subject: name, Severity: cell.Warning,
 		Text: "The tunnel runs inside pic, because this kernel has no WireGuard. It is slower, needs up to 250 MB of memory under load, and " +
 			"pauses while pic is stopped: after a restart devices take up to half a minute to come back. " +
-			"Run modprobe wireguard, or use a kernel with WireGuard (Linux 5.6 or later), and restart pic."}
+			"Run modprobe wireguard, or use a kernel with WireGuard (Linux 5.6 or later), and restart pic.",
+	}
 }
 
 func foreignNotice(name, kind string) cell.Notice {
-	return cell.Notice{Code: NoticeForeign, Subject: name, Severity: cell.Alarm,
+	return cell.Notice{
+		Code: NoticeForeign, Subject: name, Severity: cell.Alarm,
 		Text: fmt.Sprintf("There is a link named %s of kind %q that pic did not make, so the tunnel is off. "+
-			"Stop the program that made it (another pic, perhaps), or run: ip link delete %s", name, kind, name)}
+			"Stop the program that made it (another pic, perhaps), or run: ip link delete %s", name, kind, name),
+	}
 }
 
 func portNotice(d *Device) cell.Notice {
-	return cell.Notice{Code: NoticePortTaken, Subject: d.Name, Severity: cell.Alarm,
+	return cell.Notice{
+		Code: NoticePortTaken, Subject: d.Name, Severity: cell.Alarm,
 		Text: fmt.Sprintf("UDP port %d is taken by another program, so devices can't reach the tunnel there. "+
-			"Find it with: ss -lunp 'sport = :%d' and stop it, or choose another listen port for the tunnel and set devices up again.", d.ListenPort, d.ListenPort)}
+			"Find it with: ss -lunp 'sport = :%d' and stop it, or choose another listen port for the tunnel and set devices up again.", d.ListenPort, d.ListenPort),
+	}
 }

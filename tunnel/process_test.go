@@ -141,9 +141,11 @@ type member struct {
 
 func (h *household) member(name, endpoint string, kernel bool) member {
 	p, t := h.State.Peer(name), h.State.Network.Tunnel
-	return member{Private: h.Private[name], PSK: h.Secrets[p.PresharedKey], Server: string(t.PublicKey), Endpoint: endpoint, Kernel: kernel,
+	return member{
+		Private: h.Private[name], PSK: h.Secrets[p.PresharedKey], Server: string(t.PublicKey), Endpoint: endpoint, Kernel: kernel,
 		Addresses: []netip.Prefix{netip.PrefixFrom(p.Address4, t.Prefix4.Bits()), netip.PrefixFrom(p.Address6, t.Prefix6.Bits())},
-		Allowed:   []netip.Prefix{t.Prefix4, t.Prefix6}}
+		Allowed:   []netip.Prefix{t.Prefix4, t.Prefix6},
+	}
 }
 
 func startMember(t testing.TB, ns *netnstest.NS, m member) (stop func()) {

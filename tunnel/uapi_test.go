@@ -39,9 +39,11 @@ func TestDeviceIsReadAsItIs(t *testing.T) {
 	want := tunnel.Observed{
 		PublicKey: "hSDwCYkwp1R0i33ctD73Wg2/Og0mOBr066SpjqqbTmo=", ListenPort: 51820, FirewallMark: 1,
 		Peers: []tunnel.ObservedPeer{
-			{PublicKey: testKey(2), PresharedKey: cell.NewSecret(string(testKey(3))), Endpoint: netip.MustParseAddrPort("[2001:db8::1]:4500"),
+			{
+				PublicKey: testKey(2), PresharedKey: cell.NewSecret(string(testKey(3))), Endpoint: netip.MustParseAddrPort("[2001:db8::1]:4500"),
 				LastHandshake: time.Unix(1700000000, 5), SentBytes: 7, ReceivedBytes: 9, Keepalive: 25 * time.Second,
-				AllowedIPs: []netip.Prefix{netip.MustParsePrefix("10.17.0.2/32"), netip.MustParsePrefix("fd02:304:506::2/128")}},
+				AllowedIPs: []netip.Prefix{netip.MustParsePrefix("10.17.0.2/32"), netip.MustParsePrefix("fd02:304:506::2/128")},
+			},
 			{PublicKey: testKey(3)},
 		},
 	}
@@ -94,8 +96,10 @@ func FuzzParseUAPI(f *testing.F) {
 				t.Fatalf("peer %q", p.PublicKey)
 			}
 			// What was read can be written again.
-			if _, err := tunnel.FormatUAPI(&tunnel.Patch{Peers: []tunnel.PeerPatch{{PublicKey: p.PublicKey, PresharedKey: &p.PresharedKey,
-				AllowedIPs: p.AllowedIPs, Keepalive: &p.Keepalive}}}); err != nil {
+			if _, err := tunnel.FormatUAPI(&tunnel.Patch{Peers: []tunnel.PeerPatch{{
+				PublicKey: p.PublicKey, PresharedKey: &p.PresharedKey,
+				AllowedIPs: p.AllowedIPs, Keepalive: &p.Keepalive,
+			}}}); err != nil {
 				t.Fatal(err)
 			}
 		}

@@ -277,27 +277,30 @@ func number(t *testing.T, out, pattern string) float64 {
 	return n
 }
 
-// cpuTime is what all processes of a namespace used, in ticks of 10 ms.
-func cpuTime(t *testing.T, n *netnstest.NS) time.Duration {
+// cpuTime is what all threads of a namespace ran for, to the nanosecond
+// (schedstat; the ticks of stat favour who sleeps at the right moments).
+func cpuTime(t *testing.T, n *netnstest.NS) (all time.Duration) {
 	t.Helper()
 	out, err := exec.Command("ip", "netns", "pids", n.Name).Output()
 	if err != nil {
 		t.Fatal(err)
 	}
-	var ticks int64
 	for pid := range strings.FieldsSeq(string(out)) {
-		b, err := os.ReadFile("/proc/" + pid + "/stat")
+		threads, err := filepath.Glob("/proc/" + pid + "/task/*/schedstat")
 		if err != nil {
-			continue
+			t.Fatal(err)
 		}
-		f := strings.Fields(string(b[bytes.LastIndexByte(b, ')')+1:])) // from the third field of proc(5)
-		for _, i := range []int{11, 12} {
-			x, err := strconv.ParseInt(f[i], 10, 64)
+		for _, file := range threads {
+			b, err := os.ReadFile(file)
 			if err != nil {
+				continue // it ended
+			}
+			var ns int64
+			if _, err := fmt.Sscan(string(b), &ns); err != nil {
 				t.Fatal(err)
 			}
-			ticks += x
+			all += time.Duration(ns)
 		}
 	}
-	return time.Duration(ticks) * 10 * time.Millisecond
+	return all
 }

@@ -153,10 +153,16 @@ func TestReverseProxies(t *testing.T) {
 			if b.pins != nil {
 				c.Args = slices.Insert(c.Args, 4, "taskset", "-c", b.pins[0])
 			}
-			// Asked to stop, so that a profile is written.
-			cmd := c
-			netnstest.Start(t, cmd)
-			t.Cleanup(func() { _ = cmd.Process.Signal(syscall.SIGTERM); time.Sleep(time.Second) })
+			netnstest.Start(t, c)
+			t.Cleanup(func() { // asked to stop, so that a profile is written
+				_ = c.Process.Signal(syscall.SIGTERM)
+				netnstest.Eventually(t, 5*time.Second, func() error {
+					if _, err := b.ns.Try("sh", "-c", "ss -Hltn 'sport = :8441' | grep -q ."); err == nil {
+						return fmt.Errorf("still listening")
+					}
+					return nil
+				})
+			})
 		}},
 		{name: "nginx", version: version("nginx", "-v"), port: 8442, start: func(t *testing.T, b *bed) {
 			nginx(t, b, 0, "proxy", fmt.Sprintf(`upstream u { server %s; keepalive 64; keepalive_requests 100000000; }

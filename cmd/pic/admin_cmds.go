@@ -29,17 +29,21 @@ func adminCommands() []command {
 		{name: "setup-code", help: "the code that claims this cell", run: setupCode},
 		{name: "doctor", help: "check the machine and say how to mend it", run: doctor},
 		{name: "user list", help: "all users", run: userList},
-		{name: "user add", args: "NAME", help: "add a user", run: userAdd,
+		{
+			name: "user add", args: "NAME", help: "add a user", run: userAdd,
 			flags: func(fs *flag.FlagSet, inv *invocation) {
 				password(fs, inv)
 				fs.StringVar(&inv.opt.role, "role", "peer", "admin or peer")
-			}},
+			},
+		},
 		{name: "user remove", args: "NAME", help: "remove a user", run: userRemove, flags: writeFlags},
 		{name: "user reset-password", args: "NAME", help: "set a user's password", run: userReset, flags: password},
-		{name: "api", args: "METHOD PATH", help: "call any API operation", run: callAPI,
+		{
+			name: "api", args: "METHOD PATH", help: "call any API operation", run: callAPI,
 			flags: func(fs *flag.FlagSet, inv *invocation) {
 				fs.StringVar(&inv.opt.data, "d", "", "the JSON body; @FILE reads it, - is standard input")
-			}},
+			},
+		},
 		{name: "openapi", help: "the API as OpenAPI 3.1", run: func(_ context.Context, inv *invocation) error {
 			doc, err := openAPI()
 			if err != nil {

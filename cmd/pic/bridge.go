@@ -69,17 +69,21 @@ func trust(a *cell.Authority, cellName, format string) (api.File, error) {
 func (h *house) certificates() []api.Certificate {
 	var out []api.Certificate
 	for _, c := range h.certs.Certificates() {
-		out = append(out, api.Certificate{Serial: c.Serial, Subject: c.Subject, Names: c.Names, Issuer: c.Issuer,
-			NotBefore: c.NotBefore, NotAfter: c.NotAfter, Authority: c.Authority != ""})
+		out = append(out, api.Certificate{
+			Serial: c.Serial, Subject: c.Subject, Names: c.Names, Issuer: c.Issuer,
+			NotBefore: c.NotBefore, NotAfter: c.NotAfter, Authority: c.Authority != "",
+		})
 	}
 	return out
 }
 
 func (h *house) clock() api.ClockStatus {
 	st := h.ntp.Status()
-	return api.ClockStatus{Running: st.Running, Synchronised: st.Synchronised, Stratum: st.Stratum, Leap: st.Leap,
+	return api.ClockStatus{
+		Running: st.Running, Synchronised: st.Synchronised, Stratum: st.Stratum, Leap: st.Leap,
 		OffsetSeconds: st.OffsetSeconds, RootDelay: st.RootDelaySeconds, RootDispersion: st.RootDispersionSeconds,
-		Reference: st.Reference, Source: st.Source, Clients: st.Clients, Answers: st.Answers}
+		Reference: st.Reference, Source: st.Source, Clients: st.Clients, Answers: st.Answers,
+	}
 }
 
 func (h *house) dnsStatus() api.DNSStatus {

@@ -184,8 +184,10 @@ func (w *ways) packet(from site, src, dst netip.Addr, protocol string, port uint
 // follow traces a flow and, where it ends at the web, asks the proxy.
 func (w *ways) follow(x flow) api.ExplainPath {
 	r, steps := w.policy.Path(x.Packet)
-	out := api.ExplainPath{Source: x.Src, Destination: x.Dst, Protocol: x.Protocol, Port: x.DstPort, Passes: r.Passes(),
-		Verdict: string(r.Outcome), Reason: r.Reason, Pointer: r.Pointer, Out: r.Out, Steps: []api.ExplainStep{}}
+	out := api.ExplainPath{
+		Source: x.Src, Destination: x.Dst, Protocol: x.Protocol, Port: x.DstPort, Passes: r.Passes(),
+		Verdict: string(r.Outcome), Reason: r.Reason, Pointer: r.Pointer, Out: r.Out, Steps: []api.ExplainStep{},
+	}
 	for _, s := range steps {
 		if s.Kind == "mark" {
 			s.Text += " (" + w.exitOf(r.Mark) + ")"

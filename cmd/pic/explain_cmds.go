@@ -13,11 +13,13 @@ import (
 
 func explainCommands() []command {
 	return []command{
-		{name: "explain", args: "FROM TO", help: "what becomes of a flow, and which line of the state decided", run: explainFlow,
+		{
+			name: "explain", args: "FROM TO", help: "what becomes of a flow, and which line of the state decided", run: explainFlow,
 			flags: func(fs *flag.FlagSet, inv *invocation) {
 				fs.StringVar(&inv.opt.protocol, "protocol", "", "tcp (default), udp or icmp")
 				fs.UintVar(&inv.opt.port, "port", 0, "default 443, or the URL's")
-			}},
+			},
+		},
 		{name: "policy list", help: "the policy tests, each with its result", run: policyList},
 		{name: "policy test", help: "the same; the exit status is 1 when one fails", run: policyTest},
 	}

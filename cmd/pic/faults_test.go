@@ -15,17 +15,6 @@ import (
 	"github.com/personal-internet-cell/pic/internal/netnstest"
 )
 
-func (h *host) stage(name string) cell.Condition {
-	h.t.Helper()
-	for _, c := range h.status().Conditions {
-		if c.Stage == name {
-			return c
-		}
-	}
-	h.t.Fatalf("there is no stage %s", name)
-	return cell.Condition{}
-}
-
 // hold takes a port in the cell's namespace until release is called.
 func (h *host) hold(network, addr string) (release func()) {
 	h.t.Helper()
@@ -144,8 +133,20 @@ func TestASecondCellOnTheSameStateIsRefused(t *testing.T) {
 func TestBadFlagsAreRefusedBeforeAnythingIsTouched(t *testing.T) {
 	h := newHost(t)
 	for _, flags := range [][]string{
-		{"--firewall", "none"}, {"--http", "80"}, {"--https", ":99999"}, {"--dns-port", "0"}, {"--ntp-port", "70000"},
-		{"--http", ":443"}, {"--log-level", "loud"}, {"--debug", "0.0.0.0:6060"}, {"--no-such-flag"},
+		{"--firewall", "none"},
+		{"--http", "80"},
+		{"--https", ":99999"},
+		{"--dns-port", "0"},
+		{"--ntp-port", "70000"},
+		{"--http", ":443"},
+		{"--log-level", "loud"},
+		{"--debug", "0.0.0.0:6060"},
+		{"--no-such-flag"},
+		{"--api", "0.0.0.0:3000"},
+		{"--api=192.168.77.2:3000"},
+		{"--api", "[::]:3000"},
+		{"--api", "3000"},
+		{"--api", "127.0.0.1:0"},
 	} {
 		out, err := h.ns.Try("timeout", append([]string{"10", h.bin, "serve", "--state", h.path("state"), "--runtime", h.path("run")}, flags...)...)
 		if err == nil || strings.Contains(out, "panic") {

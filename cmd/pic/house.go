@@ -49,6 +49,7 @@ type house struct {
 	nightly *nightly
 	started time.Time
 	audit   *datastore.Audit
+	socket  chan struct{} // closed once the local socket listens
 	tasks   []lifecycle.Task
 	// initProblem is why PIC_INIT_FILE was not used; nil: it was, or is not set.
 	initProblem atomic.Pointer[cell.Notice]
@@ -61,7 +62,7 @@ func build(log *slog.Logger, f *serveFlags, host cell.Host) (_ *house, err error
 	if err != nil {
 		return nil, err
 	}
-	h := &house{log: log, flags: f, store: store, started: time.Now(), learner: newLearner(log, host)}
+	h := &house{log: log, flags: f, store: store, started: time.Now(), socket: make(chan struct{}), learner: newLearner(log, host)}
 	defer func() {
 		if err != nil {
 			err = errors.Join(err, store.Close())
@@ -75,7 +76,7 @@ func build(log *slog.Logger, f *serveFlags, host cell.Host) (_ *house, err error
 	fw := firewall.New(&firewall.Config{Log: log})
 	h.tunnel = tunnel.New(&tunnel.Config{Secret: store.Secret, Log: log})
 	h.dns = dns.New(&dns.Config{Logger: log})
-	h.ntp = ntp.New(&ntp.Config{Logger: log})
+	h.ntp = ntp.New(&ntp.Config{Logger: log, Adjust: ntp.SystemClock{}, Memory: store.History(), Built: buildTime()})
 	if h.certs, err = certs.New(&certs.Config{Dir: store.CertsDir(), Secret: store.Secret, Log: log}); err != nil {
 		return nil, err
 	}
@@ -162,6 +163,12 @@ func (h *house) run(ctx context.Context, out io.Writer, ready string) error {
 			h.code.Retire()
 		} else {
 			h.greet(out)
+		}
+		// Who is told that the cell is ready may ask it the next moment.
+		select {
+		case <-h.socket:
+		case <-ctx.Done():
+			return nil
 		}
 		if err := os.WriteFile(ready, []byte("ready\n"), 0o644); err != nil {
 			return err
@@ -272,9 +279,12 @@ func (h *house) serveSocket(ctx context.Context) error {
 			}
 		}
 	}
+	close(h.socket)
 	peers := auth.NewSocketPeers(&auth.SocketConfig{Log: h.log})
-	return serveHTTP(ctx, l, &http.Server{Handler: h.api.Socket(), ConnContext: peers.ConnContext,
-		ReadHeaderTimeout: 5 * time.Second, IdleTimeout: time.Minute, MaxHeaderBytes: 32 << 10})
+	return serveHTTP(ctx, l, &http.Server{
+		Handler: h.api.Socket(), ConnContext: peers.ConnContext,
+		ReadHeaderTimeout: 5 * time.Second, IdleTimeout: time.Minute, MaxHeaderBytes: 32 << 10,
+	})
 }
 
 // serveHTTP serves until ctx ends, then gives requests two seconds.

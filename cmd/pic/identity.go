@@ -102,8 +102,10 @@ func (h *house) newTokens() *auth.Tokens {
 func (h *house) identityNotices() []cell.Notice {
 	var out []cell.Notice
 	if err := h.audit.Failing(); err != nil {
-		out = append(out, cell.Notice{Code: "audit_not_written", Subject: "audit", Severity: cell.Alarm,
-			Text: "The record of who did what can't be written: " + err.Error() + ". Free some space on the disk of the state folder."})
+		out = append(out, cell.Notice{
+			Code: "audit_not_written", Subject: "audit", Severity: cell.Alarm,
+			Text: "The record of who did what can't be written: " + err.Error() + ". Free some space on the disk of the state folder.",
+		})
 	}
 	s, _ := h.engine.Running()
 	if s == nil || plausible(time.Now()) {
@@ -111,8 +113,10 @@ func (h *house) identityNotices() []cell.Notice {
 	}
 	for i := range s.Users {
 		if s.Users[i].SecondFactor != nil {
-			return append(out, cell.Notice{Code: "clock_implausible", Subject: "sign-in", Severity: cell.Warning,
-				Text: "The cell's clock can't be right, so codes of second factors are not checked. Sign in with a recovery code, or set the clock."})
+			return append(out, cell.Notice{
+				Code: "clock_implausible", Subject: "sign-in", Severity: cell.Warning,
+				Text: "The cell's clock can't be right, so codes of second factors are not checked. Sign in with a recovery code, or set the clock.",
+			})
 		}
 	}
 	return out

@@ -21,22 +21,28 @@ import (
 func identityCommands() []command {
 	return []command{
 		{name: "token list", help: "all API tokens", run: tokenList},
-		{name: "token create", args: "NAME --user USER --scope 'GET /api/peers'…", help: "make an API token; it is shown once", run: tokenCreate,
+		{
+			name: "token create", args: "NAME --user USER --scope 'GET /api/peers'…", help: "make an API token; it is shown once", run: tokenCreate,
 			flags: func(fs *flag.FlagSet, inv *invocation) {
 				fs.StringVar(&inv.opt.owner, "user", "admin", "whose token it is: it may do no more than they may")
 				fs.Var(&inv.opt.scopes, "scope", "METHOD PATH that it may use; * is any method or one part of a path, ** the rest; may be given again")
 				fs.IntVar(&inv.opt.days, "days", 90, "until it expires")
-			}},
+			},
+		},
 		{name: "token revoke", args: "ID", help: "revoke an API token at once", run: tokenRevoke, flags: writeFlags},
-		{name: "audit list", help: "who did what, newest first", run: auditList,
+		{
+			name: "audit list", help: "who did what, newest first", run: auditList,
 			flags: func(fs *flag.FlagSet, inv *invocation) {
 				fs.IntVar(&inv.opt.limit, "limit", 50, "how many entries")
 				fs.Uint64Var(&inv.opt.against, "before", 0, "only entries below this number")
-			}},
-		{name: "audit verify", help: "check the record's chain; names the first broken entry", run: auditVerify,
+			},
+		},
+		{
+			name: "audit verify", help: "check the record's chain; names the first broken entry", run: auditVerify,
 			flags: func(fs *flag.FlagSet, inv *invocation) {
 				fs.StringVar(&inv.opt.stateDir, "state", "", "check the files in this state folder instead of asking a running cell")
-			}},
+			},
+		},
 	}
 }
 

@@ -53,8 +53,13 @@ func TestKillAtEveryArrowOfACommit(t *testing.T) {
 		point string
 		kept  string // yes, no, or either (killed between the durable step and its acknowledgement)
 	}{
-		{"validated", "no"}, {"compiled", "no"}, {"secrets", "no"}, {"written", "no"}, {"settled", "no"},
-		{"startup-moved", "either"}, {"startup", "either"},
+		{"validated", "no"},
+		{"compiled", "no"},
+		{"secrets", "no"},
+		{"written", "no"},
+		{"settled", "no"},
+		{"startup-moved", "either"},
+		{"startup", "either"},
 	} {
 		t.Run(c.point, func(t *testing.T) {
 			h.t = t

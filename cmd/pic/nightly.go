@@ -83,9 +83,11 @@ func (n *nightly) notices() []cell.Notice {
 	defer n.mu.Unlock()
 	var out []cell.Notice
 	for _, r := range n.found {
-		out = append(out, cell.Notice{Code: "policy_fails", Subject: r.Assertion, Severity: cell.Warning,
+		out = append(out, cell.Notice{
+			Code: "policy_fails", Subject: r.Assertion, Severity: cell.Warning,
 			Text: "The policy test " + r.Assertion + " no longer holds, although nobody changed it: " + r.Text +
-				". See `pic policy test`; mend the cause, or drop the test."})
+				". See `pic policy test`; mend the cause, or drop the test.",
+		})
 	}
 	return out
 }

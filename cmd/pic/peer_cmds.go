@@ -36,12 +36,14 @@ func peerCommands() []command {
 	return []command{
 		{name: "peer list", help: "all peers", run: peerList},
 		{name: "peer show", args: "NAME", help: "one peer", run: peerShow},
-		{name: "peer add", args: "NAME", help: "add a peer and print its configuration", run: peerAdd,
+		{
+			name: "peer add", args: "NAME", help: "add a peer and print its configuration", run: peerAdd,
 			flags: func(fs *flag.FlagSet, inv *invocation) {
 				fields(fs, inv)
 				fs.BoolVar(&inv.opt.qr, "qr", false, "print the configuration as a QR code too")
 				fs.StringVar(&inv.opt.out, "o", "", "write the configuration to this file (mode 0600)")
-			}},
+			},
+		},
 		{name: "peer config", args: "NAME", help: "the configuration; its PrivateKey line is empty", run: peerConfig},
 		{name: "peer qr", args: "NAME", help: "the same as a QR code", run: peerQR},
 		{name: "peer remove", args: "NAME", help: "remove a peer", run: peerRemove, flags: writeFlags},

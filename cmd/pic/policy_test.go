@@ -141,8 +141,10 @@ func gate(t *testing.T, s *cell.State, f cell.Facts) *reconcile.Engine {
 		t.Fatal(err)
 	}
 	t.Cleanup(func() { _ = store.Close() })
-	e, err := reconcile.New(&reconcile.Config{Store: store, Facts: f, Now: time.Now,
-		Stages: []reconcile.Stage{reconcile.Background(reconcile.NewStage("policy", compilePolicy, applyPolicy))}})
+	e, err := reconcile.New(&reconcile.Config{
+		Store: store, Facts: f, Now: time.Now,
+		Stages: []reconcile.Stage{reconcile.Background(reconcile.NewStage("policy", compilePolicy, applyPolicy))},
+	})
 	if err != nil {
 		t.Fatal(err)
 	}

@@ -42,9 +42,11 @@ func randomEdit(r *rand.Rand, s *cell.State, n int) {
 			return
 		}
 		sum := sha256.Sum256(fmt.Append(nil, "key", n))
-		s.Peers = append(s.Peers, cell.Peer{Name: fmt.Sprintf("p%d", n), PublicKey: cell.Key(base64.StdEncoding.EncodeToString(sum[:])),
+		s.Peers = append(s.Peers, cell.Peer{
+			Name: fmt.Sprintf("p%d", n), PublicKey: cell.Key(base64.StdEncoding.EncodeToString(sum[:])),
 			Address4: v4, Address6: v6, Destinations: []cell.Destinations{cell.FullTunnel, cell.SplitTunnel}[r.IntN(2)], Enabled: r.IntN(4) > 0,
-			Trust: cell.TrustFamily, Exit: exits[pick(len(exits))], Services: [][]string{nil, {"*"}}[r.IntN(2)]})
+			Trust: cell.TrustFamily, Exit: exits[pick(len(exits))], Services: [][]string{nil, {"*"}}[r.IntN(2)],
+		})
 	case 3:
 		if len(s.Peers) > 0 {
 			s.Peers = slices.Delete(s.Peers, 0, 1)
@@ -65,10 +67,12 @@ func randomEdit(r *rand.Rand, s *cell.State, n int) {
 		}
 	case 6:
 		b := byte(n)
-		s.Services = append(s.Services, cell.Service{ID: fmt.Sprintf("s%d", n), Subdomain: fmt.Sprintf("s%d", n), Enabled: r.IntN(4) > 0,
+		s.Services = append(s.Services, cell.Service{
+			ID: fmt.Sprintf("s%d", n), Subdomain: fmt.Sprintf("s%d", n), Enabled: r.IntN(4) > 0,
 			Upstream: fmt.Sprintf("http://172.20.%d.2:80", b), Bridge: fmt.Sprintf("br-s%d", n), Prefix4: netip.PrefixFrom(netip.AddrFrom4([4]byte{172, 20, b, 0}), 24),
 			Access: []cell.Access{cell.AccessGranted, cell.AccessPeers, cell.AccessLAN, cell.AccessInternet, cell.AccessAdmin}[r.IntN(5)],
-			Egress: exits[pick(len(exits))], Ports: []cell.ServicePort{{Protocol: cell.TCP, Port: uint16(1 + r.IntN(65535))}}})
+			Egress: exits[pick(len(exits))], Ports: []cell.ServicePort{{Protocol: cell.TCP, Port: uint16(1 + r.IntN(65535))}},
+		})
 	case 7:
 		if len(s.Services) > 0 {
 			s.Services = slices.Delete(s.Services, 0, 1)
@@ -84,8 +88,10 @@ func randomEdit(r *rand.Rand, s *cell.State, n int) {
 		s.DNS.Records = append(s.DNS.Records, cell.Record{Name: fmt.Sprintf("r%d", r.IntN(20)), Type: "A", Value: "192.0.2.7"})
 	case 11:
 		if len(s.Peers) > 0 {
-			s.Network.Forwards = append(s.Network.Forwards, cell.Forward{Name: fmt.Sprintf("f%d", n), Protocol: cell.TCP, Port: uint16(1 + r.IntN(65535)),
-				Peer: s.Peers[pick(len(s.Peers))].Name, TargetPort: 80, Enabled: true})
+			s.Network.Forwards = append(s.Network.Forwards, cell.Forward{
+				Name: fmt.Sprintf("f%d", n), Protocol: cell.TCP, Port: uint16(1 + r.IntN(65535)),
+				Peer: s.Peers[pick(len(s.Peers))].Name, TargetPort: 80, Enabled: true,
+			})
 		}
 	}
 }

@@ -108,26 +108,34 @@ func (inv *invocation) showPreview(r *reply) error {
 func stateCommands() []command {
 	return []command{
 		{name: "status", help: "what runs, what waits, what needs you", run: status},
-		{name: "plan", args: "-f edit.json", help: "show what a JSON merge patch would change", run: plan,
+		{
+			name: "plan", args: "-f edit.json", help: "show what a JSON merge patch would change", run: plan,
 			flags: func(fs *flag.FlagSet, inv *invocation) {
 				fs.StringVar(&inv.opt.file, "f", "", "the patch; - is standard input")
-			}},
-		{name: "apply", args: "-f edit.json", help: "make the change", run: apply,
+			},
+		},
+		{
+			name: "apply", args: "-f edit.json", help: "make the change", run: apply,
 			flags: func(fs *flag.FlagSet, inv *invocation) {
 				fs.StringVar(&inv.opt.file, "f", "", "the patch; - is standard input")
 				writeFlags(fs, inv)
-			}},
+			},
+		},
 		{name: "confirm", args: "[REVISION]", help: "keep the change that waits", run: func(ctx context.Context, inv *invocation) error { return settlePending(ctx, inv, "confirm") }},
 		{name: "revert", args: "[REVISION]", help: "undo the change that waits, now", run: func(ctx context.Context, inv *invocation) error { return settlePending(ctx, inv, "revert") }},
 		{name: "rollback", args: "REVISION", help: "make an old revision's state a new revision", run: rollback, flags: writeFlags},
-		{name: "revisions", help: "the history, newest first", run: revisions,
+		{
+			name: "revisions", help: "the history, newest first", run: revisions,
 			flags: func(fs *flag.FlagSet, inv *invocation) {
 				fs.IntVar(&inv.opt.limit, "limit", 20, "how many, at most 500")
-			}},
-		{name: "diff", args: "REVISION", help: "what a revision changed", run: diff,
+			},
+		},
+		{
+			name: "diff", args: "REVISION", help: "what a revision changed", run: diff,
 			flags: func(fs *flag.FlagSet, inv *invocation) {
 				fs.Uint64Var(&inv.opt.against, "against", 0, "compare with this revision; default: its parent")
-			}},
+			},
+		},
 		{name: "export", args: "nft|wg|zone|state", help: "a plan as text", run: export},
 	}
 }
@@ -136,7 +144,8 @@ func status(ctx context.Context, inv *invocation) error {
 	return fetch(ctx, inv, "/api/status", func(w io.Writer, s api.Status) error {
 		fmt.Fprintf(w, "%s (%s), revision %d, pic %s, up %v\n", s.Cell.Domain, s.Cell.DomainMode, s.Revision, s.Cell.Version, time.Duration(s.Resources.UptimeSeconds)*time.Second)
 		if s.Source != "current" {
-			fmt.Fprintf(w, "ALARM: the state was %s; changes are closed\n", s.Source)
+			fmt.Fprintf(w, "ALARM: the stored state was damaged. Everything keeps running as it was; changes and the web are closed.\n"+
+				"Look at what was found below, then run `pic recover` to adopt revision %d (`pic recover --adopt N`: another of `pic revisions`), or restore a backup.\n", s.Revision)
 		}
 		if p := s.Pending; p != nil {
 			fmt.Fprintf(w, "revision %d by %s (%s) waits for `pic confirm` until %s\n", p.Revision, p.Author.Name, p.Message, p.ConfirmBy.Format(time.RFC3339))

@@ -16,7 +16,13 @@ rm -rf "$root/var/lib/pic"
 
 # What README.md says to install.
 install -m 755 "$binary" "$root/usr/bin/pic"
-install -m 644 pic.service "$root/etc/systemd/system/pic.service"
+install -m 644 pic.service pic-early.service "$root/etc/systemd/system/"
+mkdir -p "$root/etc/systemd/system/sysinit.target.wants"
+ln -s ../pic-early.service "$root/etc/systemd/system/sysinit.target.wants/"
+# Seen between the two: what the early unit left, before anything of the cell's.
+mkdir -p "$root/etc/systemd/system/pic.service.d"
+printf '[Service]\nExecStartPre=+/bin/sh -c "nft list ruleset >/out/early; cat /proc/sys/net/ipv4/ip_forward >/out/early_forward"\n' \
+	>"$root/etc/systemd/system/pic.service.d/look.conf"
 mkdir -p "$root/etc/sysusers.d" "$root/etc/sysctl.d" "$root/etc/modules-load.d"
 install -m 644 sysusers.d/pic.conf "$root/etc/sysusers.d/"
 install -m 644 sysctl.d/60-pic.conf "$root/etc/sysctl.d/"

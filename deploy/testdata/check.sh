@@ -21,4 +21,5 @@ systemctl stop pic
 echo $((($(date +%s%N) - began) / 1000000)) >/out/stop_ms
 say after nft list tables
 say rules ip rule
+say early_unit journalctl -u pic-early --no-pager -o cat
 say journal journalctl -u pic --no-pager -o cat
