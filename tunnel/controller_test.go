@@ -376,6 +376,7 @@ func TestWatchFindsChangedPeers(t *testing.T) {
 			}
 		}
 		time.Sleep(time.Minute)
+		synctest.Wait()
 		if calls != 5 {
 			t.Errorf("%d calls when nothing changes", calls)
 		}

@@ -122,12 +122,16 @@ func (k *fakeKernel) Watch(ctx context.Context, event func(tunnel.Event)) error 
 }
 
 func (l *fakeLink) Show() (tunnel.Observed, error) {
+	l.k.mu.Lock()
+	defer l.k.mu.Unlock()
 	o := l.device
 	o.Peers = slices.Clone(o.Peers)
 	return o, nil
 }
 
 func (l *fakeLink) Set(p tunnel.Patch) error {
+	l.k.mu.Lock()
+	defer l.k.mu.Unlock()
 	if p.ListenPort != nil && l.link.Up && *p.ListenPort == l.k.portTaken {
 		return unix.EADDRINUSE
 	}
