@@ -5,6 +5,7 @@ import (
 	"maps"
 	"net/netip"
 	"slices"
+	"sync"
 
 	"golang.org/x/sys/unix"
 
@@ -16,6 +17,7 @@ var bg = context.Background()
 
 // fakeKernel keeps links in memory and records what devices are told.
 type fakeKernel struct {
+	mu          sync.Mutex
 	noWireGuard bool
 	portTaken   uint16
 	links       map[string]*fakeLink
