@@ -3,12 +3,10 @@ package main
 import (
 	"context"
 	"encoding/json"
-	"errors"
 	"fmt"
 	"net"
 	"net/http"
 	"net/http/pprof"
-	"net/netip"
 	"os"
 	"os/signal"
 	"sort"
@@ -159,11 +157,7 @@ func (h *house) serveDebug(ctx context.Context) error {
 		<-ctx.Done()
 		return nil
 	}
-	ap, err := netip.ParseAddrPort(h.flags.debug)
-	if err != nil || !ap.Addr().IsLoopback() {
-		return errors.New("--debug must be a loopback address and port, such as 127.0.0.1:6060")
-	}
-	l, err := net.Listen("tcp", ap.String())
+	l, err := net.Listen("tcp", h.flags.debug) // a loopback address: see serveFlags.host
 	if err != nil {
 		return fmt.Errorf("listening for --debug: %w", err)
 	}

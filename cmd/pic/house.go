@@ -150,6 +150,8 @@ func (h *house) run(ctx context.Context, out io.Writer, ready string) error {
 		if err != nil {
 			return fmt.Errorf("booting: %w", err)
 		}
+		// Booting made links; what depends on them must not wait for the next look.
+		h.learner.look()
 		if h.engine.Source() == "recovered" {
 			h.showAlarm(ctx)
 		}

@@ -77,6 +77,11 @@ func (f *serveFlags) host() (cell.Host, error) {
 		}
 		*p.to = uint16(n)
 	}
+	if f.debug != "" {
+		if ap, err := netip.ParseAddrPort(f.debug); err != nil || !ap.Addr().IsLoopback() || ap.Port() == 0 {
+			return h, errors.New("--debug must be a loopback address and port, such as 127.0.0.1:6060")
+		}
+	}
 	if h.HTTPPort == h.HTTPSPort {
 		return h, errors.New("--http and --https need different ports")
 	}
