@@ -23,12 +23,13 @@ func key(n int) cell.Key {
 }
 
 // fresh is the factory state of the tests: a claimed cell, for what is tested
-// here does not depend on who owns it.
+// here does not depend on who owns it. Its secrets are of one kind, as those of
+// a first boot are: more would mean that a claimed cell lost its revisions.
 func fresh() (*cell.State, map[cell.SecretRef]cell.Secret, error) {
 	s := cell.Factory([16]byte{1, 2, 3}, "tunnel-key", key(1))
 	s.Identity = cell.Identity{Name: "home", Mode: cell.ModeLAN}
-	s.Users = append(s.Users, cell.User{Name: "admin", Role: cell.RoleAdmin, PasswordHash: "password-1"})
-	return s, map[cell.SecretRef]cell.Secret{"tunnel-key": cell.NewSecret("private"), "password-1": cell.NewSecret("hash")}, nil
+	s.Users = append(s.Users, cell.User{Name: "admin", Role: cell.RoleAdmin, PasswordHash: "tunnel-password"})
+	return s, map[cell.SecretRef]cell.Secret{"tunnel-key": cell.NewSecret("private"), "tunnel-password": cell.NewSecret("hash")}, nil
 }
 
 func addPeer(name string, n int) cell.Edit {
