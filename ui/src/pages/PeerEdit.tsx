@@ -19,7 +19,7 @@ import { fromPeer, peerFields, peerSchema, toInput, type PeerValues } from './pe
 export function PeerEdit() {
   const { t } = useTranslation()
   const { name = '' } = useParams()
-  const it = useQuery(peer(name))
+  const it = useQuery({ ...peer(name), refetchOnMount: 'always' })
   return (
     <Page
       title={name}
