@@ -241,7 +241,7 @@ func (c *compiler) peers() {
 			ids = old
 		}
 		shared[key] = ids
-		exit := p.Exit
+		exit := c.s.PeerWay(p, c.f)
 		if exit == cell.ExitDirect {
 			exit = ""
 		}
@@ -318,7 +318,7 @@ func (c *compiler) bridge(svc *cell.Service) {
 	if !svc.Enabled || svc.Bridge == "" {
 		return
 	}
-	b := Bridge{Service: svc.ID, Interface: svc.Bridge, Exit: svc.Egress}
+	b := Bridge{Service: svc.ID, Interface: svc.Bridge, Exit: c.s.Way(svc.Egress, c.f)}
 	if b.Exit == cell.ExitDirect {
 		b.Exit = ""
 	}

@@ -36,6 +36,7 @@ func (c *compiler) rules() []RoutingRule {
 			add(RoutingRule{Priority: prioDirect, InIf: dev, Mark: markDirect, Mask: cell.MarkMask, Table: tableMain})
 			add(RoutingRule{Priority: prioDirect + 1, InIf: dev, Action: Prohibit})
 		}
+		add(RoutingRule{Priority: prioExit + 2*cell.MarkBlock + 1, Mark: cell.MarkBlock, Mask: cell.MarkMask, Action: Prohibit})
 		for i := range c.s.Exits {
 			e := &c.s.Exits[i]
 			prio := prioExit + 2*e.Mark()

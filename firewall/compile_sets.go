@@ -130,7 +130,7 @@ func (c *compiler) markSets() []Set {
 	m4, m6 := Set{Name: "mark4", Key: []Field{SAddr4}, Data: []Field{Mark}}, Set{Name: "mark6", Key: []Field{SAddr6}, Data: []Field{Mark}}
 	for _, i := range c.peers {
 		p := &c.s.Peers[i]
-		mark := []Value{num(c.s.MarkOf(p.Exit))}
+		mark := []Value{num(c.s.MarkOf(c.s.PeerWay(p, &c.f)))}
 		m4.Elements = append(m4.Elements, Element{Key: []Value{addr(p.Address4)}, Data: mark, Pointer: at("peers", i, "exit")})
 		m6.Elements = append(m6.Elements, Element{Key: []Value{addr(p.Address6)}, Data: mark, Pointer: at("peers", i, "exit")})
 	}
@@ -142,7 +142,7 @@ func (c *compiler) markSets() []Set {
 			if p.IsValid() {
 				s.Elements = append(s.Elements, Element{
 					Key: []Value{name(v.Bridge), addr(p.Addr())}, Last: lastAddr(p),
-					Data: []Value{num(c.s.MarkOf(v.Egress))}, Pointer: at("services", i, "egress"),
+					Data: []Value{num(c.s.MarkOf(c.s.Way(v.Egress, &c.f)))}, Pointer: at("services", i, "egress"),
 				})
 			}
 		}
