@@ -1,0 +1,44 @@
+package exits
+
+import (
+	"fmt"
+	"net"
+	"strconv"
+)
+
+// pin accepts the host key of an SSH exit's server: the first that is seen is
+// kept, another is refused until the key stands in the exit's configuration.
+func (w *worker) pin(e *Exit, key string) error {
+	// By exit and address: a server that was replaced by another is another.
+	name := e.ID + " " + net.JoinHostPort(e.SSH.Host, strconv.Itoa(int(e.SSH.Port)))
+	known, err := w.c.conf.Pins.LoadPin(name)
+	if err != nil {
+		return fmt.Errorf("reading the host key that was seen first: %w", err)
+	}
+	switch known {
+	case key:
+	case "":
+		if err := w.c.conf.Pins.SavePin(name, key); err != nil {
+			return fmt.Errorf("keeping the host key: %w", err)
+		}
+		w.c.log.Info("host key pinned", "exit", e.ID, "key", key)
+	default:
+		return &Problem{Code: CodeHostKey, HostKey: key, Text: "the server shows another host key than the one seen first: if its owner changed it, accept the new key; if not, somebody is in between"}
+	}
+	return nil
+}
+
+// pinned is the host key in force, "" while none was seen.
+func (c *Controller) pinned(e *Exit) string {
+	if e.SSH == nil || e.SSH.HostKey != "" || c.conf.Pins == nil {
+		if e.SSH != nil {
+			return e.SSH.HostKey
+		}
+		return ""
+	}
+	key, err := c.conf.Pins.LoadPin(e.ID + " " + net.JoinHostPort(e.SSH.Host, strconv.Itoa(int(e.SSH.Port))))
+	if err != nil {
+		return ""
+	}
+	return key
+}
