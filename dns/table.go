@@ -21,7 +21,6 @@ type tables struct {
 	internet *audience
 	bridges  map[string]lanAudience // by interface
 	uplink   string
-	forwards bool // foreign names can be asked of somebody
 	built    map[zoneKey]*zone
 }
 
@@ -33,6 +32,9 @@ type audience struct {
 	services  []string // visible services, sorted
 	exit      string
 	recursive bool
+	forwards  bool // foreign names can be asked of somebody
+	down      bool // they can't, because of its exit
+	noV6      bool // foreign names have no IPv6 addresses
 }
 
 type lanAudience struct {
@@ -77,7 +79,7 @@ func (a *audience) sees(service string) bool {
 func buildTables(v Views, old *tables) (*tables, error) {
 	t := &tables{
 		plan: v, peers: make(map[netip.Addr]*audience, 2*len(v.Peers)), uplink: v.Uplink, bridges: make(map[string]lanAudience, len(v.Bridges)),
-		forwards: len(v.Forwarders) > 0, built: make(map[zoneKey]*zone, len(v.Zones)),
+		built: make(map[zoneKey]*zone, len(v.Zones)),
 	}
 	views := map[string]map[string]*zone{}
 	for i := range v.Zones {
@@ -100,7 +102,7 @@ func buildTables(v Views, old *tables) (*tables, error) {
 		empty[apex] = emptyZone(apex)
 	}
 	for _, p := range v.Peers {
-		a := &audience{label: string(cell.ViewPeer), zones: views[peerView], empty: empty, services: p.Services, exit: p.Exit, recursive: true}
+		a := (&audience{label: string(cell.ViewPeer), zones: views[peerView], empty: empty, services: p.Services}).leave(&v, p.Exit)
 		for _, addr := range p.Addresses {
 			t.peers[addr] = a
 		}
@@ -108,13 +110,13 @@ func buildTables(v Views, old *tables) (*tables, error) {
 	for _, l := range v.LANs {
 		t.lans = append(t.lans, lanAudience{
 			l.Interface, l.Prefixes,
-			&audience{label: string(cell.ViewLAN), zones: views[lanView(l.Name)], empty: empty, recursive: true},
+			(&audience{label: string(cell.ViewLAN), zones: views[lanView(l.Name)], empty: empty}).leave(&v, ""),
 		})
 	}
 	for _, b := range v.Bridges {
 		t.bridges[b.Interface] = lanAudience{
 			b.Interface, b.Prefixes,
-			&audience{label: audienceService, zones: views[bridgeView(b.Service)], empty: empty, exit: b.Exit, recursive: true},
+			(&audience{label: audienceService, zones: views[bridgeView(b.Service)], empty: empty}).leave(&v, b.Exit),
 		}
 	}
 	if v.Uplink != "" {

@@ -30,7 +30,8 @@ func household() (*cell.State, cell.Facts) {
 		{
 			ID: "wg", Name: "Mullvad", Type: cell.ExitWireGuard, Slot: 3, Enabled: true, Address4: netip.MustParseAddr("10.64.0.2"),
 			WireGuard: &cell.WireGuardExit{Endpoint: "vpn.example:51820", AllowedIPs: []netip.Prefix{netip.MustParsePrefix("0.0.0.0/0"), netip.MustParsePrefix("::/0")}},
-		}, nl,
+		},
+		nl,
 		{ID: "tor", Type: cell.ExitTor, Tor: &cell.TorExit{Countries: []string{"nl"}}},
 	}
 	s.Chains = []cell.Chain{{ID: "away", Members: []string{"wg", "nl"}, Hold: 60, Schedule: []cell.ChainWindow{{From: 60, Until: 120, Use: "nl"}}}}

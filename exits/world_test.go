@@ -100,6 +100,7 @@ func (r *fakeRelay) CloseFrom(a netip.Addr) {
 	defer r.mu.Unlock()
 	r.ended = append(r.ended, a)
 }
+
 func (r *fakeRelay) Traffic() exits.Traffic {
 	return exits.Traffic{Connections: 2, Received: 100, Sent: 10}
 }
@@ -123,6 +124,7 @@ func (p *pins) LoadPin(s string) (string, error) {
 	defer p.mu.Unlock()
 	return p.m[s], nil
 }
+
 func (p *pins) SavePin(s, k string) error { p.mu.Lock(); defer p.mu.Unlock(); p.m[s] = k; return nil }
 
 // world is a controller among fakes, in a synctest bubble.
