@@ -196,9 +196,10 @@ func neighbours() Rule {
 	return Rule{Match: []Match{is(HopLimit, num(uint8(255))), in("nd", ICMP6Type)}, Do: accept, Comment: "neighbour discovery"}
 }
 
-// relayChains send TCP of a dialed exit to its relay. Everything that is not
-// for the relay goes on to routing, where the exit table delivers it here and
-// the guard rejects it.
+// relayChains send TCP of a dialed exit to its relay, and UDP where its relay
+// takes that, which is learned: one element. Everything that is not for the
+// relay goes on to routing, where the exit table delivers it here and the guard
+// rejects it.
 func (c *compiler) relayChains() []Chain {
 	var out []Chain
 	for i := range c.s.Exits {
@@ -211,10 +212,12 @@ func (c *compiler) relayChains() []Chain {
 			ch.Rules = append(ch.Rules, Rule{Match: []Match{m}, Do: Action{Kind: Return}, Comment: "not for the relay"})
 		}
 		for _, family := range []uint8{4, 6} {
-			ch.Rules = append(ch.Rules, Rule{
-				Match: []Match{is(L4Proto, num(protoTCP))}, Comment: "relay " + e.ID,
-				Do: Action{Kind: Relay, Family: family, Port: e.RelayPort()}, Pointer: at("exits", i, ""),
-			})
+			do := Action{Kind: Relay, Family: family, Port: e.RelayPort()}
+			ch.Rules = append(
+				ch.Rules,
+				Rule{Match: []Match{is(L4Proto, num(protoTCP))}, Comment: "relay " + e.ID, Do: do, Pointer: at("exits", i, "")},
+				Rule{Match: []Match{is(L4Proto, num(protoUDP)), in("udp_relay", Mark)}, Comment: "relay " + e.ID, Do: do, Pointer: at("exits", i, "")},
+			)
 		}
 		out = append(out, ch)
 	}

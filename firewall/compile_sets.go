@@ -155,7 +155,13 @@ func (c *compiler) markSets() []Set {
 			relay.Elements = append(relay.Elements, Element{Key: []Value{num(e.Mark())}, Chain: relayChain(e), Pointer: at("exits", i, "")})
 		}
 	}
-	return []Set{m4, m6, s4, s6, relay, c.way("way")}
+	udp := set("udp_relay", Mark)
+	for i := range c.s.Exits {
+		if e := &c.s.Exits[i]; !e.Routed() && e.Enabled && c.f.Exits[e.ID].UDP {
+			udp.Elements = append(udp.Elements, Element{Key: []Value{num(e.Mark())}, Pointer: at("exits", i, "")})
+		}
+	}
+	return []Set{m4, m6, s4, s6, relay, udp, c.way("way")}
 }
 
 // way pairs each mark with the one interface it may leave by.
@@ -318,6 +324,17 @@ func (c *compiler) portSets() []Set {
 			}
 		}
 	}
+	socks := newPair("socks", SAddr, DPort)
+	for _, i := range c.peers {
+		p := &c.s.Peers[i]
+		for j, id := range p.Socks {
+			if e := c.s.Exit(id); e != nil && e.Enabled && e.Socks {
+				ptr := at("peers", i, "socks") + at("", j, "")[1:]
+				socks.add(p.Address4, ptr, []Value{addr(p.Address4), num(e.SocksPort())})
+				socks.add(p.Address6, ptr, []Value{addr(p.Address6), num(e.SocksPort())})
+			}
+		}
+	}
 	key := []Field{L4Proto, DPort}
 	return []Set{
 		{Name: "peer_ports", Key: key, Elements: peer},
@@ -325,6 +342,7 @@ func (c *compiler) portSets() []Set {
 		{Name: "public_ports", Key: key, Elements: public},
 		{Name: "web_ports", Key: key, Elements: []Element{http, https}},
 		lan.v4, lan.v6,
+		socks.v4, socks.v6,
 		set("wireguard_port", SPort).with(Element{Key: []Value{num(wg)}, Pointer: "/network/tunnel/listen_port"}),
 		set("transport", L4Proto).with(Element{Key: []Value{tcp}}, Element{Key: []Value{udp}}),
 		neighbourSet(),
