@@ -21,6 +21,8 @@ type wired struct {
 	// against it, and would take over its case.
 	exact bool
 	ttls  []int // offsets into body
+	// soa is the record that a negative answer was made with, see absent.
+	soa mdns.RR
 }
 
 // newWired packs what answers a question for name, which is in lower case;
@@ -67,11 +69,13 @@ func (s *rrset) wireOf(name []byte) *wired {
 	return w
 }
 
-// absent is the answer for a type that the name doesn't have.
+// absent is the answer for a type that the name doesn't have. A zone shares its
+// nodes with the one it grew from, whose SOA record is another.
 func (n *node) absent(z *zone, name []byte) *wired {
 	w := n.nodata.Load()
-	if w == nil {
+	if w == nil || w.soa != z.soa {
 		if w = newWired(string(name), mdns.TypeNone, nil, []mdns.RR{z.negative()}); w != nil {
+			w.soa = z.soa
 			n.nodata.Store(w)
 		}
 	}

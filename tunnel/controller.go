@@ -52,6 +52,8 @@ type Controller struct {
 	names map[string]int
 	// settled is the last plan applied without an error, for Watch.
 	settled Devices
+	trusted map[string]trust         // by device
+	watches int                      // Watch tasks that run
 	notices map[string][]cell.Notice // by device
 }
 
@@ -69,6 +71,7 @@ func New(c *Config) *Controller {
 		embedded:  map[string]Embedded{},
 		names:     map[string]int{cell.TunnelLink: 0},
 		notices:   map[string][]cell.Notice{},
+		trusted:   map[string]trust{},
 	}
 }
 
@@ -119,11 +122,10 @@ func (c *Controller) device(d *Device) (changed bool, err error) {
 	if backend == BackendUserspace {
 		c.notify(userspaceNotice(d.Name))
 	}
-	have, err := wg.Show()
+	patch, errs, err := c.patch(d, wg, created)
 	if err != nil {
-		return changed, fmt.Errorf("reading the device: %w", err)
+		return changed, err
 	}
-	patch, errs := diff(d, &have, &c.vault)
 	port := patch.ListenPort
 	patch.ListenPort = nil
 	if !patch.Empty() {
@@ -143,6 +145,9 @@ func (c *Controller) device(d *Device) (changed bool, err error) {
 	changed = changed || did
 	if err != nil {
 		errs = append(errs, c.explainPort(d, err))
+	}
+	if len(errs) == 0 {
+		c.trust(d)
 	}
 	return changed, errors.Join(errs...)
 }
@@ -293,6 +298,7 @@ func (c *Controller) explainPort(d *Device, err error) error {
 // remove takes a link of ours away; a foreign one of that name is left alone.
 func (c *Controller) remove(name string) (removed bool, err error) {
 	delete(c.notices, name)
+	delete(c.trusted, name)
 	if e := c.embedded[name]; e != nil {
 		e.Close()
 		delete(c.embedded, name)

@@ -30,8 +30,10 @@ func (c *Controller) Watch(trigger func()) lifecycle.Task {
 }
 
 func (c *Controller) watch(ctx context.Context, trigger func()) error {
+	defer c.watching()()
 	events := make(chan struct{}, 1)
 	poke := func() {
+		c.doubt()
 		select {
 		case events <- struct{}{}:
 		default:

@@ -104,10 +104,7 @@ func build(log *slog.Logger, f *serveFlags, host cell.Host) (_ *house, err error
 		return nil, err
 	}
 	h.learner.engine = h.engine
-	h.learner.userspace = func() bool {
-		st, err := h.tunnel.Status(context.Background())
-		return err == nil && st.Backend == tunnel.BackendUserspace
-	}
+	h.learner.userspace = h.tunnel.Embedded
 	tokens := h.newTokens()
 	sessions, backoff := h.buildAPI(tokens)
 	handler := h.api.Web()
