@@ -50,6 +50,8 @@ type Controller struct {
 	embedded map[string]Embedded
 	// names are the links of ours, with the interface index last seen.
 	names map[string]int
+	// told are the endpoints given, by device.
+	told map[string]told
 	// settled is the last plan applied without an error, for Watch.
 	settled Devices
 	notices map[string][]cell.Notice // by device
@@ -67,7 +69,8 @@ func New(c *Config) *Controller {
 		userspace: c.Userspace,
 		vault:     vault{read: c.Secret, digests: map[cell.SecretRef][sha256.Size]byte{}},
 		embedded:  map[string]Embedded{},
-		names:     map[string]int{cell.TunnelLink: 0},
+		names:     ourNames(),
+		told:      map[string]told{},
 		notices:   map[string][]cell.Notice{},
 	}
 }
@@ -116,14 +119,18 @@ func (c *Controller) device(d *Device) (changed bool, err error) {
 		return created, err
 	}
 	changed = created
-	if backend == BackendUserspace {
+	if backend == BackendUserspace && d.Name == cell.TunnelLink { // once is enough
 		c.notify(userspaceNotice(d.Name))
 	}
 	have, err := wg.Show()
 	if err != nil {
 		return changed, fmt.Errorf("reading the device: %w", err)
 	}
-	patch, errs := diff(d, &have, &c.vault)
+	if c.told[d.Name] == nil {
+		c.told[d.Name] = told{}
+	}
+	c.told[d.Name].see(d, &have)
+	patch, errs := diff(d, &have, &c.vault, c.told[d.Name])
 	port := patch.ListenPort
 	patch.ListenPort = nil
 	if !patch.Empty() {
@@ -131,6 +138,7 @@ func (c *Controller) device(d *Device) (changed bool, err error) {
 			errs = append(errs, fmt.Errorf("configuring the device: %w", err))
 		} else {
 			changed = true
+			c.told[d.Name].note(&patch)
 			c.log.Info("configured wireguard device", "device", d.Name, "peers", len(d.Peers), "peers_changed", len(patch.Peers))
 		}
 	}
@@ -293,6 +301,7 @@ func (c *Controller) explainPort(d *Device, err error) error {
 // remove takes a link of ours away; a foreign one of that name is left alone.
 func (c *Controller) remove(name string) (removed bool, err error) {
 	delete(c.notices, name)
+	delete(c.told, name)
 	if e := c.embedded[name]; e != nil {
 		e.Close()
 		delete(c.embedded, name)
@@ -308,9 +317,7 @@ func (c *Controller) remove(name string) (removed bool, err error) {
 			return false, err
 		}
 	}
-	if name != cell.TunnelLink {
-		delete(c.names, name)
-	}
+	c.names[name] = 0
 	if removed {
 		c.log.Info("removed wireguard link", "device", name)
 	}
