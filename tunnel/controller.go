@@ -50,6 +50,8 @@ type Controller struct {
 	embedded map[string]Embedded
 	// names are the links of ours, with the interface index last seen.
 	names map[string]int
+	// told are the endpoints given, by device.
+	told map[string]told
 	// settled is the last plan applied without an error, for Watch.
 	settled Devices
 	trusted map[string]trust         // by device
@@ -69,7 +71,8 @@ func New(c *Config) *Controller {
 		userspace: c.Userspace,
 		vault:     vault{read: c.Secret, digests: map[cell.SecretRef][sha256.Size]byte{}},
 		embedded:  map[string]Embedded{},
-		names:     map[string]int{cell.TunnelLink: 0},
+		names:     ourNames(),
+		told:      map[string]told{},
 		notices:   map[string][]cell.Notice{},
 		trusted:   map[string]trust{},
 	}
@@ -119,7 +122,7 @@ func (c *Controller) device(d *Device) (changed bool, err error) {
 		return created, err
 	}
 	changed = created
-	if backend == BackendUserspace {
+	if backend == BackendUserspace && d.Name == cell.TunnelLink { // once is enough
 		c.notify(userspaceNotice(d.Name))
 	}
 	patch, errs, err := c.patch(d, wg, created)
@@ -133,6 +136,7 @@ func (c *Controller) device(d *Device) (changed bool, err error) {
 			errs = append(errs, fmt.Errorf("configuring the device: %w", err))
 		} else {
 			changed = true
+			c.told[d.Name].note(&patch)
 			c.log.Info("configured wireguard device", "device", d.Name, "peers", len(d.Peers), "peers_changed", len(patch.Peers))
 		}
 	}
@@ -299,6 +303,7 @@ func (c *Controller) explainPort(d *Device, err error) error {
 func (c *Controller) remove(name string) (removed bool, err error) {
 	delete(c.notices, name)
 	delete(c.trusted, name)
+	delete(c.told, name)
 	if e := c.embedded[name]; e != nil {
 		e.Close()
 		delete(c.embedded, name)
@@ -314,9 +319,7 @@ func (c *Controller) remove(name string) (removed bool, err error) {
 			return false, err
 		}
 	}
-	if name != cell.TunnelLink {
-		delete(c.names, name)
-	}
+	c.names[name] = 0
 	if removed {
 		c.log.Info("removed wireguard link", "device", name)
 	}

@@ -100,7 +100,7 @@ func (c *Controller) drifted() bool {
 		if err != nil {
 			continue
 		}
-		if patch, errs := diff(d, &have, &c.vault); len(errs) == 0 && !patch.Empty() {
+		if patch, errs := diff(d, &have, &c.vault, c.told[d.Name]); len(errs) == 0 && !patch.Empty() {
 			return true
 		}
 	}

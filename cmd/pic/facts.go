@@ -147,14 +147,8 @@ func uplinkNamed(links map[string]cell.LinkFact, name string, learned cell.Uplin
 	return u
 }
 
-func ours(name string) bool {
-	for _, p := range []string{cell.TunnelLink, "wg_ext", "wg_cell"} {
-		if strings.HasPrefix(name, p) {
-			return true
-		}
-	}
-	return name == "lo"
-}
+// ours reports whether a link can't be the uplink.
+func ours(name string) bool { return name == "lo" || cell.OurLink(name) }
 
 // defaultRoute4 reads the main table's default route of least metric (proc(5),
 // /proc/net/route: addresses in hexadecimal, host byte order).
