@@ -53,6 +53,7 @@ type Controller struct {
 	// settled is the last plan applied without an error, for Watch.
 	settled Devices
 	notices map[string][]cell.Notice // by device
+	changes changes                  // of the last Apply
 }
 
 // New returns a controller that has touched nothing yet.
@@ -79,12 +80,14 @@ func (c *Controller) Apply(ctx context.Context, want Devices) (changed bool, err
 	c.mu.Lock()
 	defer c.mu.Unlock()
 	c.settled = nil
+	c.changes.reset()
 	var errs []error
 	for _, name := range slices.Sorted(maps.Keys(c.names)) {
 		if slices.ContainsFunc(want, func(d Device) bool { return d.Name == name }) {
 			continue
 		}
 		gone, err := c.remove(name)
+		c.changes.note(KindLink, gone, 1)
 		changed = changed || gone
 		if err != nil {
 			errs = append(errs, fmt.Errorf("removing %s: %w", name, err))
@@ -112,6 +115,7 @@ func (c *Controller) Apply(ctx context.Context, want Devices) (changed bool, err
 func (c *Controller) device(d *Device) (changed bool, err error) {
 	delete(c.notices, d.Name)
 	wg, backend, created, err := c.open(d)
+	c.changes.note(KindLink, created, 1)
 	if err != nil {
 		return created, err
 	}
@@ -131,15 +135,18 @@ func (c *Controller) device(d *Device) (changed bool, err error) {
 			errs = append(errs, fmt.Errorf("configuring the device: %w", err))
 		} else {
 			changed = true
+			c.changes.note(KindPeer, true, max(1, len(patch.Peers)))
 			c.log.Info("configured wireguard device", "device", d.Name, "peers", len(d.Peers), "peers_changed", len(patch.Peers))
 		}
 	}
 	did, err := c.addresses(d)
+	c.changes.note(KindAddress, did, 1)
 	changed = changed || did
 	if err != nil {
 		errs = append(errs, err)
 	}
 	did, err = c.bringUp(d, wg, port)
+	c.changes.note(KindLink, did, 1)
 	changed = changed || did
 	if err != nil {
 		errs = append(errs, c.explainPort(d, err))
