@@ -57,6 +57,7 @@ type Controller struct {
 	trusted map[string]trust         // by device
 	watches int                      // Watch tasks that run
 	notices map[string][]cell.Notice // by device
+	changes changes                  // of the last Apply
 }
 
 // New returns a controller that has touched nothing yet.
@@ -85,12 +86,14 @@ func (c *Controller) Apply(ctx context.Context, want Devices) (changed bool, err
 	c.mu.Lock()
 	defer c.mu.Unlock()
 	c.settled = nil
+	c.changes.reset()
 	var errs []error
 	for _, name := range slices.Sorted(maps.Keys(c.names)) {
 		if slices.ContainsFunc(want, func(d Device) bool { return d.Name == name }) {
 			continue
 		}
 		gone, err := c.remove(name)
+		c.changes.note(KindLink, gone, 1)
 		changed = changed || gone
 		if err != nil {
 			errs = append(errs, fmt.Errorf("removing %s: %w", name, err))
@@ -118,6 +121,7 @@ func (c *Controller) Apply(ctx context.Context, want Devices) (changed bool, err
 func (c *Controller) device(d *Device) (changed bool, err error) {
 	delete(c.notices, d.Name)
 	wg, backend, created, err := c.open(d)
+	c.changes.note(KindLink, created, 1)
 	if err != nil {
 		return created, err
 	}
@@ -137,15 +141,18 @@ func (c *Controller) device(d *Device) (changed bool, err error) {
 		} else {
 			changed = true
 			c.told[d.Name].note(&patch)
+			c.changes.note(KindPeer, true, max(1, len(patch.Peers)))
 			c.log.Info("configured wireguard device", "device", d.Name, "peers", len(d.Peers), "peers_changed", len(patch.Peers))
 		}
 	}
 	did, err := c.addresses(d)
+	c.changes.note(KindAddress, did, 1)
 	changed = changed || did
 	if err != nil {
 		errs = append(errs, err)
 	}
 	did, err = c.bringUp(d, wg, port)
+	c.changes.note(KindLink, did, 1)
 	changed = changed || did
 	if err != nil {
 		errs = append(errs, c.explainPort(d, err))

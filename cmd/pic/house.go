@@ -34,23 +34,25 @@ import (
 
 // house is the wired cell.
 type house struct {
-	log     *slog.Logger
-	flags   *serveFlags
-	store   *datastore.Store
-	engine  *reconcile.Engine
-	learner *learner
-	api     *api.API
-	code    *auth.SetupCode
-	tunnel  *tunnel.Controller
-	proxy   *proxy.Server
-	dns     *dns.Server
-	certs   *certs.Controller
-	ntp     *ntp.Server
-	nightly *nightly
-	started time.Time
-	audit   *datastore.Audit
-	socket  chan struct{} // closed once the local socket listens
-	tasks   []lifecycle.Task
+	log      *slog.Logger
+	flags    *serveFlags
+	store    *datastore.Store
+	engine   *reconcile.Engine
+	learner  *learner
+	api      *api.API
+	code     *auth.SetupCode
+	tunnel   *tunnel.Controller
+	proxy    *proxy.Server
+	dns      *dns.Server
+	certs    *certs.Controller
+	ntp      *ntp.Server
+	nightly  *nightly
+	firewall *firewall.Controller
+	counts   *counts
+	started  time.Time
+	audit    *datastore.Audit
+	socket   chan struct{} // closed once the local socket listens
+	tasks    []lifecycle.Task
 	// initProblem is why PIC_INIT_FILE was not used; nil: it was, or is not set.
 	initProblem atomic.Pointer[cell.Notice]
 }
@@ -74,7 +76,9 @@ func build(log *slog.Logger, f *serveFlags, host cell.Host) (_ *house, err error
 	}
 	h.code = auth.NewSetupCode(&auth.SetupCodeConfig{OnRotate: h.announce})
 	fw := firewall.New(&firewall.Config{Log: log})
+	h.firewall = fw
 	h.tunnel = tunnel.New(&tunnel.Config{Secret: store.Secret, Log: log})
+	h.counts = newCounts(map[string]func() map[string]int{"firewall": fw.Changed, "tunnel": h.tunnel.Changed})
 	h.dns = dns.New(&dns.Config{Logger: log})
 	h.ntp = ntp.New(&ntp.Config{Logger: log, Adjust: ntp.SystemClock{}, Memory: store.History(), Built: buildTime()})
 	if h.certs, err = certs.New(&certs.Config{Dir: store.CertsDir(), Secret: store.Secret, Log: log}); err != nil {
@@ -90,7 +94,7 @@ func build(log *slog.Logger, f *serveFlags, host cell.Host) (_ *house, err error
 	h.engine, err = reconcile.New(&reconcile.Config{
 		Store: store, Log: log, Now: time.Now, Facts: readMachine(host), Resync: resync(f.resync),
 		Notices: []func() []cell.Notice{h.notices, h.identityNotices},
-		Stages: []reconcile.Stage{
+		Stages: h.counts.watch([]reconcile.Stage{
 			reconcile.Required(reconcile.WithNotices(reconcile.NewStage("firewall", firewall.Compile, fw.Apply), fw.Notices)),
 			reconcile.WithNotices(reconcile.NewStage("tunnel", tunnel.Compile, tolerantAtFirst(h.tunnel.Apply)), h.tunnel.Notices),
 			reconcile.WithNotices(reconcile.NewStage("dns", dns.Compile, tolerant(h.dns.Apply)), h.dns.Notices),
@@ -98,7 +102,7 @@ func build(log *slog.Logger, f *serveFlags, host cell.Host) (_ *house, err error
 			reconcile.WithNotices(reconcile.NewStage("proxy", proxy.Compile, tolerant(h.applyProxy)), h.proxy.Notices),
 			reconcile.Background(reconcile.WithNotices(reconcile.NewStage("certs", certs.Compile, h.certs.Apply), h.certs.Notices)),
 			reconcile.Background(reconcile.WithNotices(reconcile.NewStage("policy", compilePolicy, applyPolicy), h.nightly.notices)),
-		},
+		}),
 	})
 	if err != nil {
 		return nil, err
@@ -133,7 +137,7 @@ func (h *house) buildAPI(tokens *auth.Tokens) (*auth.Sessions, *auth.Backoff) {
 		NewAuthority: certs.NewAuthority, Trust: trust, Certificates: h.certificates, Fingerprint: h.certs.EphemeralFingerprint,
 		Clock: h.clock, DNS: h.dnsStatus, DNSRecords: dnsRecords, Export: exports(), Reachable: h.reachable, Explain: explain, Policy: policyResults,
 		NetworkTest: func(ctx context.Context) []api.Check { return uplinkChecks(ctx, h.engine.Facts()) },
-		UI:          ui.Files(),
+		UI:          ui.Files(), Metrics: h.metrics,
 	})
 	return sessions, backoff
 }
