@@ -130,6 +130,7 @@ func (e *Engine) apply(ctx context.Context, st *stage, c compiled, i int) (chang
 	ctx, cancel := context.WithTimeout(ctx, e.settleTimeout)
 	defer cancel()
 	err = lifecycle.Protect(e.log, "applying "+st.Name(), func() (err error) {
+		lifecycle.Fault("applying " + st.Name())
 		changed, err = st.Apply(ctx, c.plans[i])
 		return err
 	})
