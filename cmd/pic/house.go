@@ -14,6 +14,7 @@ import (
 	"os/user"
 	"path/filepath"
 	"strconv"
+	"sync"
 	"sync/atomic"
 	"time"
 
@@ -52,24 +53,27 @@ type house struct {
 	started  time.Time
 	audit    *datastore.Audit
 	socket   chan struct{} // closed once the local socket listens
+	listens  func()        // closes socket
 	tasks    []lifecycle.Task
 	// initProblem is why PIC_INIT_FILE was not used; nil: it was, or is not set.
 	initProblem atomic.Pointer[cell.Notice]
+	panics      *lifecycle.Panics
 }
 
 // build makes every room and hands each what it needs of the others. Nothing
 // in the world is touched before run.
-func build(log *slog.Logger, f *serveFlags, host cell.Host) (_ *house, err error) {
+func build(log *slog.Logger, panics *lifecycle.Panics, f *serveFlags, host cell.Host) (_ *house, err error) {
 	store, err := datastore.Open(&datastore.Config{Dir: f.state, Log: log})
 	if err != nil {
 		return nil, err
 	}
-	h := &house{log: log, flags: f, store: store, started: time.Now(), socket: make(chan struct{}), learner: newLearner(log, host)}
+	h := &house{log: log, panics: panics, flags: f, store: store, started: time.Now(), socket: make(chan struct{}), learner: newLearner(log, host)}
 	defer func() {
 		if err != nil {
 			err = errors.Join(err, store.Close())
 		}
 	}()
+	h.listens = sync.OnceFunc(func() { close(h.socket) })
 	h.nightly = newNightly(log, h.policyNow)
 	if h.audit, err = datastore.OpenAudit(store); err != nil {
 		return nil, err
@@ -93,7 +97,7 @@ func build(log *slog.Logger, f *serveFlags, host cell.Host) (_ *house, err error
 	})
 	h.engine, err = reconcile.New(&reconcile.Config{
 		Store: store, Log: log, Now: time.Now, Facts: readMachine(host), Resync: resync(f.resync),
-		Notices: []func() []cell.Notice{h.notices, h.identityNotices},
+		Notices: []func() []cell.Notice{h.notices, h.identityNotices, h.panicNotices},
 		Stages: h.counts.watch([]reconcile.Stage{
 			reconcile.Required(reconcile.WithNotices(reconcile.NewStage("firewall", firewall.Compile, fw.Apply), fw.Notices)),
 			reconcile.WithNotices(reconcile.NewStage("tunnel", tunnel.Compile, tolerantAtFirst(h.tunnel.Apply)), h.tunnel.Notices),
@@ -114,10 +118,14 @@ func build(log *slog.Logger, f *serveFlags, host cell.Host) (_ *house, err error
 	handler := h.api.Web()
 	web.Store(&handler)
 	look := func() { h.learner.look(); h.engine.Trigger("the kernel changed") }
-	h.tasks = []lifecycle.Task{
-		h.dns, h.ntp, h.proxy, h.certs, h.code, sessions, backoff, tokens, h.watchRevisions(), lifecycle.Func("api", h.serveTokens),
-		fw.Watch(look), h.tunnel.Watch(look), h.learner.task(), h.nightly.task(h.engine.Changes),
-		lifecycle.Func("socket", h.serveSocket), lifecycle.Func("debug", h.serveDebug), watchdog(h.selfCheck),
+	// The first five guard what they run themselves: their Run is called once.
+	h.tasks = []lifecycle.Task{h.dns, h.ntp, h.proxy, h.certs, fw.Watch(look)}
+	for _, t := range []lifecycle.Task{
+		h.code, sessions, backoff, tokens, h.watchRevisions(), h.tunnel.Watch(look), h.learner.task(), h.nightly.task(h.engine.Changes),
+		lifecycle.Func("api", h.serveTokens), lifecycle.Func("socket", h.serveSocket), lifecycle.Func("debug", h.serveDebug),
+		watchdog(h.selfCheck), lifecycle.Func("reload", h.reload),
+	} {
+		h.tasks = append(h.tasks, lifecycle.Guarded(log, t))
 	}
 	return h, nil
 }
@@ -180,9 +188,9 @@ func (h *house) run(ctx context.Context, out io.Writer, ready string) error {
 			h.log.Warn("telling systemd", "error", err)
 		}
 		h.log.Info("cell is up", "after", time.Since(h.started).Round(time.Millisecond), "source", h.engine.Source())
-		return h.engine.Run(ctx)
+		return lifecycle.Guard(ctx, h.log, "engine", nil, h.engine.Run)
 	})
-	err := lifecycle.Run(ctx, append([]lifecycle.Task{boot, lifecycle.Func("reload", h.reload)}, h.tasks...)...)
+	err := lifecycle.Run(ctx, append([]lifecycle.Task{boot}, h.tasks...)...)
 	_ = sdNotify("STOPPING=1")
 	return err
 }
@@ -282,30 +290,9 @@ func (h *house) serveSocket(ctx context.Context) error {
 			}
 		}
 	}
-	close(h.socket)
+	h.listens()
 	peers := auth.NewSocketPeers(&auth.SocketConfig{Log: h.log})
-	return serveHTTP(ctx, l, &http.Server{
-		Handler: h.api.Socket(), ConnContext: peers.ConnContext,
-		ReadHeaderTimeout: 5 * time.Second, IdleTimeout: time.Minute, MaxHeaderBytes: 32 << 10,
-	})
-}
-
-// serveHTTP serves until ctx ends, then gives requests two seconds.
-func serveHTTP(ctx context.Context, l net.Listener, srv *http.Server) error {
-	failed := make(chan error, 1)
-	go func() { failed <- srv.Serve(l) }()
-	select {
-	case err := <-failed:
-		return err
-	case <-ctx.Done():
-	}
-	grace, cancel := context.WithTimeout(context.WithoutCancel(ctx), 2*time.Second)
-	defer cancel()
-	if srv.Shutdown(grace) != nil {
-		_ = srv.Close()
-	}
-	<-failed
-	return nil
+	return h.serveHTTP(ctx, "socket", l, &http.Server{Handler: h.api.Socket(), ConnContext: peers.ConnContext})
 }
 
 func (h *house) notices() []cell.Notice {
