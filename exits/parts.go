@@ -90,6 +90,8 @@ type Parts struct {
 type Around struct {
 	// Resolve looks a name up by the uplink.
 	Resolve func(ctx context.Context, host string) ([]netip.Addr, error)
+	// Pinned is the host key that was seen first, "" when none was.
+	Pinned string
 	// Pin accepts a host key or returns a [*Problem].
 	Pin func(key string) error
 }

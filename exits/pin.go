@@ -6,11 +6,18 @@ import (
 	"strconv"
 )
 
+const changedKey = "the server shows another host key than the one that is pinned: if its owner changed it, accept the new key; if not, somebody is in between"
+
+// serverName tells the pins apart: by exit and address, because a server that
+// was replaced by another is another.
+func serverName(e *Exit) string {
+	return e.ID + " " + net.JoinHostPort(e.SSH.Host, strconv.Itoa(int(e.SSH.Port)))
+}
+
 // pin accepts the host key of an SSH exit's server: the first that is seen is
 // kept, another is refused until the key stands in the exit's configuration.
 func (w *worker) pin(e *Exit, key string) error {
-	// By exit and address: a server that was replaced by another is another.
-	name := e.ID + " " + net.JoinHostPort(e.SSH.Host, strconv.Itoa(int(e.SSH.Port)))
+	name := serverName(e)
 	known, err := w.c.conf.Pins.LoadPin(name)
 	if err != nil {
 		return fmt.Errorf("reading the host key that was seen first: %w", err)
@@ -23,7 +30,7 @@ func (w *worker) pin(e *Exit, key string) error {
 		}
 		w.c.log.Info("host key pinned", "exit", e.ID, "key", key)
 	default:
-		return &Problem{Code: CodeHostKey, HostKey: key, Text: "the server shows another host key than the one seen first: if its owner changed it, accept the new key; if not, somebody is in between"}
+		return &Problem{Code: CodeHostKey, HostKey: key, Text: changedKey}
 	}
 	return nil
 }
@@ -36,7 +43,7 @@ func (c *Controller) pinned(e *Exit) string {
 		}
 		return ""
 	}
-	key, err := c.conf.Pins.LoadPin(e.ID + " " + net.JoinHostPort(e.SSH.Host, strconv.Itoa(int(e.SSH.Port))))
+	key, err := c.conf.Pins.LoadPin(serverName(e))
 	if err != nil {
 		return ""
 	}

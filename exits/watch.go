@@ -180,9 +180,7 @@ func (w *worker) silence(e *Exit, err error) error {
 	}
 	last, known := w.c.conf.Handshake(e.Link)
 	switch {
-	case !known:
-		return err
-	case last.IsZero():
+	case !known || last.IsZero():
 		return fmt.Errorf("no handshake with %s yet: is its address, our key and its key right? (%w)", w.server(), err)
 	case w.c.conf.Now().Sub(last) >= staleHandshake:
 		return fmt.Errorf("no handshake with %s since %s (%w)", w.server(), last.UTC().Format(time.RFC3339), err)

@@ -156,6 +156,11 @@ func (w *worker) build(ctx context.Context, e *Exit) (map[string]func(context.Co
 	if w.c.parts.lack(e) {
 		return nil, &Problem{Code: CodeBroken, Text: "this program was built without what an exit of its type needs"}
 	}
+	if e.SSH != nil {
+		if around.Pinned, err = w.c.conf.Pins.LoadPin(serverName(e)); err != nil {
+			return nil, &Problem{Code: CodeBroken, Text: fmt.Sprintf("the host key that was seen first can't be read (%v): set the server's key in its configuration", err)}
+		}
+	}
 	switch {
 	case e.WireGuard != nil:
 		if a, err := netip.ParseAddrPort(e.WireGuard.Endpoint); err == nil {
