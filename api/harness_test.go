@@ -48,6 +48,7 @@ type rig struct {
 	factors *auth.SecondFactors
 	audit   *datastore.Audit
 	clock   *shiftedClock
+	exits   exitWorld
 }
 
 // shiftedClock is the real one, moved.
@@ -133,6 +134,7 @@ func newRig(t *testing.T) *rig {
 			return out, nil
 		},
 		NetworkTest: func(context.Context) []api.Check { return nil },
+		Exits:       r.exits.house(),
 		UI:          fstest.MapFS{"index.html": {Data: []byte("<!doctype html><title>app</title>")}, "assets/app-1234.js": {Data: []byte("1")}},
 	})
 	err = engine.Boot(t.Context(), func() (*cell.State, map[cell.SecretRef]cell.Secret, error) {
