@@ -337,3 +337,37 @@ func TestHandshakeOfAnExit(t *testing.T) {
 		t.Fatal("a handshake of another exit")
 	}
 }
+
+// addressed is a body of both worlds: what openvpn's link is given.
+func addressed(k tunnel.Kernel, _ bool) error {
+	e, err := k.Embed("tun5", 1500) // some TUN
+	if err != nil {
+		return err
+	}
+	defer e.Close()
+	as := []netip.Prefix{netip.MustParsePrefix("10.9.0.2/32"), netip.MustParsePrefix("fd09::2/128")}
+	if err := k.AddAddress("tun5", netip.MustParsePrefix("10.9.9.9/24")); err != nil {
+		return err
+	}
+	for range 2 {
+		if err := tunnel.AddressOf(k, "tun5", 1400, as); err != nil {
+			return err
+		}
+		l, err := k.Link("tun5")
+		if err != nil {
+			return err
+		}
+		have, err := k.Addresses("tun5")
+		if err != nil {
+			return err
+		}
+		have = slices.DeleteFunc(have, func(p netip.Prefix) bool { return p.Addr().IsLinkLocalUnicast() })
+		if !l.Up || l.MTU != 1400 || !sameSet(have, as) {
+			return fmt.Errorf("%+v with %v", l, have)
+		}
+	}
+	if err := tunnel.AddressOf(k, "tun6", 1400, as); !errors.Is(err, tunnel.ErrNoLink) {
+		return fmt.Errorf("a link that is not there: %w", err)
+	}
+	return nil
+}

@@ -10,3 +10,6 @@ var (
 
 // NewBind returns the carrier of embedded devices.
 func NewBind() conn.Bind { return new(bind) }
+
+// AddressOf is Address on a kernel of the test's.
+var AddressOf = address
