@@ -1,7 +1,6 @@
 package tunnel
 
 import (
-	"cmp"
 	"errors"
 	"fmt"
 	"net/netip"
@@ -73,20 +72,32 @@ func Compile(s *cell.State, f cell.Facts) (Devices, error) {
 		MTU:          t.MTU,
 		Addresses:    []netip.Prefix{netip.PrefixFrom(gw4, t.Prefix4.Bits()), netip.PrefixFrom(gw6, t.Prefix6.Bits())},
 	}
+	expired := make(map[string]bool, len(f.Expired))
+	for _, name := range f.Expired {
+		expired[name] = true
+	}
+	d.Peers = make([]Peer, 0, len(s.Peers))
+	ips := make([]netip.Prefix, 0, 2*len(s.Peers)) // of all peers, cut into pieces
 	for i := range s.Peers {
 		p := &s.Peers[i]
-		if !p.Active(&f) {
+		if !p.Enabled || expired[p.Name] {
 			continue
 		}
-		e := Peer{Name: p.Name, PublicKey: p.PublicKey, PresharedKey: p.PresharedKey}
-		for _, a := range []netip.Addr{p.Address4, p.Address6} {
+		begin := len(ips)
+		for _, a := range [2]netip.Addr{p.Address4, p.Address6} {
 			if a.IsValid() {
-				e.AllowedIPs = append(e.AllowedIPs, netip.PrefixFrom(a, a.BitLen()))
+				ips = append(ips, netip.PrefixFrom(a, a.BitLen()))
 			}
 		}
-		d.Peers = append(d.Peers, e)
+		d.Peers = append(d.Peers, Peer{
+			Name: p.Name, PublicKey: p.PublicKey, PresharedKey: p.PresharedKey,
+			AllowedIPs: ips[begin:len(ips):len(ips)],
+		})
 	}
-	slices.SortFunc(d.Peers, func(a, b Peer) int { return cmp.Compare(a.Name, b.Name) })
+	byName := func(a, b Peer) int { return strings.Compare(a.Name, b.Name) }
+	if !slices.IsSortedFunc(d.Peers, byName) {
+		slices.SortFunc(d.Peers, byName)
+	}
 	if err := d.validate(); err != nil {
 		return nil, fmt.Errorf("compiling %s: %w", d.Name, err)
 	}
@@ -97,8 +108,9 @@ func Compile(s *cell.State, f cell.Facts) (Devices, error) {
 // the plan says.
 func (d *Device) validate() error {
 	var errs []error
-	keys := map[cell.Key]string{d.PublicKey: "the cell"}
-	addrs := map[netip.Addr]string{}
+	keys := make(map[cell.Key]string, len(d.Peers)+1)
+	keys[d.PublicKey] = "the cell"
+	addrs := make(map[netip.Addr]string, 2*len(d.Peers)+2)
 	for _, a := range d.Addresses {
 		addrs[a.Addr()] = "the cell"
 	}

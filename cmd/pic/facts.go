@@ -49,25 +49,24 @@ func (l *learner) look() {
 // peer expires.
 func (l *learner) task() lifecycle.Task {
 	return lifecycle.Func("facts", func(ctx context.Context) error {
-		return lifecycle.Guard(ctx, l.log, "facts", nil, func(ctx context.Context) error {
-			for {
-				wait := l.learn()
-				t := time.NewTimer(wait)
-				select {
-				case <-ctx.Done():
-					t.Stop()
-					return nil
-				case <-l.poke:
-				case <-t.C:
-				}
+		for {
+			wait := l.learn()
+			t := time.NewTimer(wait)
+			select {
+			case <-ctx.Done():
 				t.Stop()
+				return nil
+			case <-l.poke:
+			case <-t.C:
 			}
-		})
+			t.Stop()
+		}
 	})
 }
 
 // learn updates the engine's facts and returns when to look again.
 func (l *learner) learn() time.Duration {
+	lifecycle.Fault("facts")
 	got := readMachine(l.host)
 	now, wait := l.now(), relearn
 	s, _ := l.engine.Running()
