@@ -36,6 +36,8 @@ type Config struct {
 	Echo []string
 	// Probes replace those of every exit; nil: as the plan says. For tests.
 	Probes []netip.AddrPort
+	// Address gives a link that a program of ours opened these addresses.
+	Address func(link string, mtu int, addresses []netip.Prefix) error
 	// RuntimeDir and StateDir are for the configurations and the data of
 	// supervised programs.
 	RuntimeDir, StateDir string
@@ -127,6 +129,9 @@ func (c *Controller) Apply(ctx context.Context, plan Relays) (changed bool, err 
 	if c.applied && reflect.DeepEqual(c.plan, plan) {
 		return false, nil
 	}
+	if !c.applied {
+		c.sweep(&plan)
+	}
 	c.plan, c.applied, c.zone = plan, true, zone
 	for id, w := range c.workers {
 		if plan.Exit(id) == nil {
@@ -151,6 +156,22 @@ func (c *Controller) Apply(ctx context.Context, plan Relays) (changed bool, err 
 	}
 	c.look()
 	return true, nil
+}
+
+// sweep ends the programs of exits that went while no cell was running.
+func (c *Controller) sweep(plan *Relays) {
+	if c.parts.Sweep == nil {
+		return
+	}
+	var keep []string
+	for i := range plan.Exits {
+		if e := &plan.Exits[i]; e.Enabled && e.OpenVPN != nil {
+			keep = append(keep, e.Link)
+		}
+	}
+	if err := c.parts.Sweep(keep); err != nil {
+		c.log.Warn("ending programs of exits that are gone", "error", err)
+	}
 }
 
 // start runs a worker; it begins when the one that it replaces has ended,

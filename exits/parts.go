@@ -75,9 +75,14 @@ type DialFrom func(ctx context.Context, network string, dst netip.AddrPort, src 
 type Parts struct {
 	// Upstream makes the client of an SSH server or proxy.
 	Upstream func(*Exit, cell.Secret, *Around) (Upstream, error)
-	// Child makes a supervised openvpn, or a tor and the client of its SOCKS
-	// port; profile is openvpn's.
-	Child func(e *Exit, password, profile cell.Secret) (Child, Upstream, error)
+	// OpenVPN makes a supervised openvpn, which calls changed when its status
+	// did, and asks keep at its end whether to leave the program running.
+	OpenVPN func(e *Exit, password, profile cell.Secret, changed func(), keep func() bool) Child
+	// Tor makes a supervised tor and the client of its SOCKS port.
+	Tor func(e *Exit, changed func()) (Child, Upstream)
+	// Sweep ends programs that an earlier process left running for other links
+	// than those in keep; nil: there can be none.
+	Sweep func(keep []string) error
 	// Relay makes a transparent listener.
 	Relay func(*Exit, DialFrom) Relay
 	// Socks makes a SOCKS5 server.

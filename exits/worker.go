@@ -171,13 +171,9 @@ func (w *worker) build(ctx context.Context, e *Exit) (map[string]func(context.Co
 		if err != nil {
 			return nil, err
 		}
-		if w.child, _, err = w.c.parts.Child(e, credentials, profile); err != nil {
-			return nil, err
-		}
+		w.child = w.c.parts.OpenVPN(e, credentials, profile, w.lookNow, func() bool { return w.c.base.Err() != nil && !w.c.conf.StopChildren })
 	case e.Tor != nil:
-		if w.child, w.upstream, err = w.c.parts.Child(e, credentials, cell.Secret{}); err != nil {
-			return nil, err
-		}
+		w.child, w.upstream = w.c.parts.Tor(e, w.lookNow)
 	case e.SSH != nil || e.Proxy != nil:
 		if w.upstream, err = w.c.parts.Upstream(e, credentials, around); err != nil {
 			return nil, err

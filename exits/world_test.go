@@ -196,11 +196,11 @@ func inBubble(t *testing.T, f func(w *world)) {
 					w.mu.Unlock()
 					return get(&w.mu, w.upstreams, e.ID), nil
 				},
-				Child: func(e *exits.Exit, _, _ cell.Secret) (exits.Child, exits.Upstream, error) {
-					if e.Tor != nil {
-						return get(&w.mu, w.children, e.ID), get(&w.mu, w.upstreams, e.ID), nil
-					}
-					return get(&w.mu, w.children, e.ID), nil, nil
+				Tor: func(e *exits.Exit, _ func()) (exits.Child, exits.Upstream) {
+					return get(&w.mu, w.children, e.ID), get(&w.mu, w.upstreams, e.ID)
+				},
+				OpenVPN: func(e *exits.Exit, _, _ cell.Secret, _ func(), _ func() bool) exits.Child {
+					return get(&w.mu, w.children, e.ID)
 				},
 				Relay: func(e *exits.Exit, d exits.DialFrom) exits.Relay {
 					r := get(&w.mu, w.relays, e.RelayPort)

@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"io/fs"
 	"maps"
+	"net/netip"
 	"slices"
 	"strconv"
 	"strings"
@@ -17,6 +18,7 @@ import (
 	"github.com/personal-internet-cell/pic/dns"
 	"github.com/personal-internet-cell/pic/exits"
 	"github.com/personal-internet-cell/pic/firewall"
+	"github.com/personal-internet-cell/pic/tunnel"
 )
 
 // newExits makes the exits' room. It dials for dns and asks it, tells the
@@ -27,7 +29,10 @@ func (h *house) newExits() *exits.Controller {
 		Report: func(known map[string]cell.ExitFact, chains map[string]string) {
 			h.engine.Learn(func(f *cell.Facts) { f.Exits, f.Chains = known, chains })
 		},
-		Pins:       &pinStore{history: h.store.History()},
+		Pins: &pinStore{history: h.store.History()},
+		Address: func(link string, mtu int, addresses []netip.Prefix) error {
+			return tunnel.Address(h.log, link, mtu, addresses)
+		},
 		RuntimeDir: h.flags.runtime, StateDir: h.flags.state, StopChildren: h.flags.stopChildren, Log: h.log,
 	}
 	if h.flags.echo != "" {
