@@ -112,6 +112,7 @@ func TestNoCanarySings(t *testing.T) {
 		p := into[api.PeerCreated](t, h.want(201, "POST", "/api/peers", fmt.Sprintf(`{"name":"peer%d","generate_key":true}`, i)))
 		c.add("private key of "+p.Peer.Name, p.PrivateKey)
 	}
+	h.plantExits(t, c)
 	for i := range 3 {
 		tok := into[api.NewToken](t, h.want(201, "POST", "/api/auth/tokens", fmt.Sprintf(`{"name":"t%d","user":"admin","scopes":[{"method":"GET","path":"/api/status"}]}`, i)))
 		c.add("token "+tok.ID, tok.Secret)
