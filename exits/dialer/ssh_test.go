@@ -2,6 +2,9 @@ package dialer_test
 
 import (
 	"context"
+	"crypto/rand"
+	"crypto/rsa"
+	"encoding/pem"
 	"errors"
 	"fmt"
 	"io"
@@ -12,6 +15,8 @@ import (
 	"sync"
 	"testing"
 	"time"
+
+	"golang.org/x/crypto/ssh"
 
 	"github.com/personal-internet-cell/pic/cell"
 	"github.com/personal-internet-cell/pic/exits/dialer"
@@ -141,6 +146,36 @@ func TestSSHThroughOpenSSH(t *testing.T) {
 }
 
 const rsaPublic = "AAAAB3NzaC1yc2EAAAADAQABAAABAQCX44r1r9BIhawprEGY3BcDy933n7yvixuhi6zlKax+kxc4pW0eNGiREwk+wKlDsTMRHZJlNs9h/rTkdg7WsCLeTtTwftd6JDXqyWge7PNEYwC5a5VnQgYQCpAZfpY8Rygv8NWom1WUSSMtYbd2jl+P/B466O037DpIB4OcYuFeuLoxMpzLmU42MJTCYaAvj0es6MApBwgbgtu5yAt8hIBKRKK0GYKDyWS/3Bpx6FySgc13Nvu8PdRx6ja72+bIU1xr0vBbg936i82Ny7r1jWJulIjgqrD9Vw78zaVcTV/J1qXsxsg+oYuzwKo9iiSrG66vk6NPPA6UcognhSQAnXAb"
+
+// A server with keys of several types is asked for the pinned one.
+func TestThePinnedTypeOfHostKeyIsAskedFor(t *testing.T) {
+	if !inside(t, "/usr/sbin/sshd", "unshare") {
+		return
+	}
+	hostPublic, hostPrivate, _ := newKey(t)
+	loginPublic, loginPrivate, _ := newKey(t)
+	k, err := rsa.GenerateKey(rand.Reader, 2048)
+	if err != nil {
+		t.Fatal(err)
+	}
+	block, err := ssh.MarshalPrivateKey(k, "")
+	if err != nil {
+		t.Fatal(err)
+	}
+	signer, err := ssh.NewSignerFromKey(k)
+	if err != nil {
+		t.Fatal(err)
+	}
+	sshd(t, hostPrivate, loginPublic, "HostKey "+file(t, t.TempDir(), "rsa_key", string(pem.EncodeToMemory(block))))
+	for _, pin := range []string{hostPublic, strings.TrimSpace(string(ssh.MarshalAuthorizedKey(signer.PublicKey()))) + " a comment"} {
+		d := dialer.NewSSH(&dialer.SSHConfig{Host: "127.0.0.1", Port: 22, User: "root", Auth: cell.SSHKey, Credential: cell.NewSecret(loginPrivate), HostKey: pin})
+		if err := d.Check(t.Context()); err != nil {
+			t.Errorf("%.11s…: %v", pin, err)
+		}
+	}
+	d := dialer.NewSSH(&dialer.SSHConfig{Host: "127.0.0.1", Port: 22, User: "root", Auth: cell.SSHKey, Credential: cell.NewSecret(loginPrivate), HostKey: "no key"})
+	want(t, "a pin that is no key", d.Check(t.Context()), dialer.ErrUpstream)
+}
 
 // A server that ends with many connections open must not look like the ends of
 // what they carried; later ones get a new connection.
