@@ -158,9 +158,9 @@ func (p *Peer) validate(v *validation, s *State, peers names) {
 func (p *Peer) Identical(o *Peer) bool {
 	return p.Name == o.Name && p.PublicKey == o.PublicKey && p.PresharedKey == o.PresharedKey &&
 		p.Address4 == o.Address4 && p.Address6 == o.Address6 && p.Destinations == o.Destinations &&
-		p.Keepalive == o.Keepalive && p.Exit == o.Exit && p.Expires == o.Expires && p.Enabled == o.Enabled &&
+		p.Keepalive == o.Keepalive && p.Exit == o.Exit && p.ExitUntil == o.ExitUntil && p.ExitThen == o.ExitThen && p.Expires == o.Expires && p.Enabled == o.Enabled &&
 		p.Note == o.Note && p.Owner == o.Owner && p.Trust == o.Trust && p.Created == o.Created &&
-		sharedList(p.Services, o.Services) && sharedList(p.Peers, o.Peers) && sharedList(p.LAN, o.LAN)
+		sharedList(p.ExitChoice, o.ExitChoice) && sharedList(p.Socks, o.Socks) && sharedList(p.Services, o.Services) && sharedList(p.Peers, o.Peers) && sharedList(p.LAN, o.LAN)
 }
 
 // sharedList reports whether two lists are one, or both empty and written alike.
