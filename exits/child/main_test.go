@@ -11,6 +11,7 @@ import (
 	"net/netip"
 	"os"
 	"os/exec"
+	"slices"
 	"strings"
 	"sync"
 	"testing"
@@ -83,12 +84,14 @@ type running struct {
 	gone chan struct{}
 }
 
-// startChild starts a helper process for a child, with its configuration as JSON.
-func startChild(t testing.TB, ns *netnstest.NS, helper string, config any) *running {
+// startChild starts a helper process for a child, with its configuration as JSON,
+// by the command under.
+func startChild(t testing.TB, ns *netnstest.NS, helper string, config any, under ...string) *running {
 	t.Helper()
 	b, err := json.Marshal(config)
 	must(t, err)
 	c := ns.Self(helper, string(b))
+	c.Args = slices.Insert(c.Args, len(c.Args)-1, under...)
 	in, err := c.StdinPipe()
 	must(t, err)
 	out, w := io.Pipe()
