@@ -49,6 +49,7 @@ type rig struct {
 	audit   *datastore.Audit
 	clock   *shiftedClock
 	exits   exitWorld
+	metrics func(context.Context, *api.Metrics)
 }
 
 // shiftedClock is the real one, moved.
@@ -132,6 +133,11 @@ func newRig(t *testing.T) *rig {
 				out = append(out, api.PolicyResult{Assertion: text, Result: "holds"})
 			}
 			return out, nil
+		},
+		Metrics: func(ctx context.Context, m *api.Metrics) {
+			if r.metrics != nil {
+				r.metrics(ctx, m)
+			}
 		},
 		NetworkTest: func(context.Context) []api.Check { return nil },
 		Exits:       r.exits.house(),
