@@ -48,8 +48,8 @@ type rig struct {
 	factors *auth.SecondFactors
 	audit   *datastore.Audit
 	clock   *shiftedClock
-	exits   exitWorld
 	metrics func(context.Context, *api.Metrics)
+	exits   exitWorld
 }
 
 // shiftedClock is the real one, moved.

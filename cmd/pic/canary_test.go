@@ -205,7 +205,7 @@ func (h *host) shown(t *testing.T) map[string]string {
 		}
 		formats := []string{""}
 		if strings.Contains(path, "{format}") {
-			formats = []string{"nft", "wg", "zone", "state", "proxy", "certs", "ntp"}
+			formats = []string{"nft", "wg", "zone", "state", "proxy", "certs", "ntp", "exits"}
 		}
 		for _, format := range formats {
 			p := strings.NewReplacer("{name}", "peer1", "{n}", "5", "{id}", "x", "{format}", format, "{subsystem}", "firewall").Replace(path)

@@ -17,7 +17,7 @@ func (h *house) apiExits() api.Exits {
 		Parse: func(in cell.ExitPaste) *cell.ExitDraft {
 			return profile.Parse(in, profile.Options{Now: time.Now(), Installed: installed})
 		},
-		Installed: installed,
+		Installed: installed, Status: h.exitStates, Chains: h.chainTimes, Test: h.testExit,
 	}
 }
 
