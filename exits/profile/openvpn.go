@@ -211,12 +211,12 @@ func (o *ovpn) special(n int, name string, args []string) bool {
 
 var harmlessEnv = regexp.MustCompile(`^UV_[A-Z0-9_]{1,60}$`)
 
-// setenv keeps what is only told to the server; other variables are for
-// scripts, which don't exist here.
+// setenv leaves out what is for programs of the provider's own; other variables
+// are for scripts, which don't exist here.
 func (o *ovpn) setenv(n int, args []string) {
 	switch {
-	case len(args) == 2 && harmlessEnv.MatchString(args[0]) && printable(args[1]) && o.conn == nil:
-		o.keep(n, "setenv", args)
+	case len(args) == 2 && harmlessEnv.MatchString(args[0]) && printable(args[1]):
+		o.warn(n, "setenv UV_… is not used: it is for the provider's own program")
 	case len(args) > 0 && oneOf("FORWARD_COMPATIBLE CLIENT_CERT FRIENDLY_NAME PROFILE USERNAME_IS_EMAIL ALLOW_PASSWORD_SAVE")(args[0]):
 		o.warn(n, "setenv %s is not used", args[0])
 	default:

@@ -158,6 +158,7 @@ dhcp-option DNS 10.8.0.1
 ignore-unknown-option foo
 foo 1
 auth-user-pass pass.txt
+setenv UV_X 1
 <dh>
 x
 </dh>
@@ -169,10 +170,10 @@ auth SHA256
 		"line 2: dev tap makes a bridge", "line 3: the port of remote", "line 4: proto has arguments", "line 5: script-security runs a program", "line 6: up runs a program",
 		"line 7: route-up runs a program", "line 8: plugin runs", "line 9: management opens", "line 10: iproute runs", "line 11: setenv sets variables", "line 12: down runs a program",
 		"line 14: writepid makes openvpn write", "line 15: log makes", "line 16: ca refers to a file", "line 17: cert refers", "line 18: key refers", "line 19: tls-auth refers",
-		"line 20: http-proxy sends", "line 21: ns-cert-type is gone", "line 22: secret makes a link without TLS", "line 23: the line's quotes", "line 24: this directive"[:8],
-		"line 31: the block <dh>", "line 34: <connection> has no end", "line 35: auth can't stand in <connection>")
+		"line 20: http-proxy sends", "line 21: ns-cert-type is gone", "line 22: secret makes a link without TLS", "line 23: the line's quotes", "line 24: no-such-thing is no directive",
+		"line 32: the block <dh>", "line 35: <connection> has no end", "line 36: auth can't stand in <connection>")
 	wants(t, "warnings", d.Warnings, "the profile does not say how to know the server", "line 13: no-such-thing is not understood, and optional", "line 25: comp-lzo compresses",
-		"line 26: redirect-gateway is not used", "line 27: dhcp-option is not used", "line 29: foo is not understood, and optional", "line 30: auth-user-pass refers to a file")
+		"line 26: redirect-gateway is not used", "line 27: dhcp-option is not used", "line 29: foo is not understood, and optional", "line 30: auth-user-pass refers to a file", "line 31: setenv UV_… is not used")
 	if strings.Contains(d.Profile.Reveal(), "sh -c") {
 		t.Error(d.Profile.Reveal())
 	}
