@@ -87,6 +87,7 @@ func (c *compiler) routes() []Route {
 			switch {
 			case !e.Routed():
 				out = append(out, Route{Table: table, Prefix: all, Kind: Local, Dev: "lo", Metric: metricLink})
+			case e.WireGuard != nil && !e.WireGuard.Carries(all.Addr().Is6()):
 			case e.Enabled && slices.ContainsFunc(addrs, func(a netip.Addr) bool { return a.Is4() == all.Addr().Is4() }):
 				via(table, all, e.LinkName())
 			}
