@@ -35,7 +35,7 @@ type Config struct {
 // Relay is the way from the firewall to a dialer.
 type Relay struct {
 	cfg   Config
-	tcp   joiner
+	tcp   *joiner
 	flows *table
 	udp   udpCounters
 	once  sync.Once
@@ -69,7 +69,7 @@ func New(cfg *Config) *Relay {
 	if c.Log == nil {
 		c.Log = slog.New(slog.DiscardHandler)
 	}
-	r.tcp = joiner{table: newTable(c.MaxConns, c.MaxPerSource), count: new(counters), free: make(pipes, freePipes), idle: c.Idle, log: c.Log}
+	r.tcp = &joiner{table: newTable(c.MaxConns, c.MaxPerSource), count: new(counters), free: make(pipes, freePipes), idle: c.Idle, log: c.Log}
 	r.flows = newTable(c.MaxFlows, max(1, c.MaxFlows/4))
 	return r
 }
@@ -92,6 +92,7 @@ func (r *Relay) Run(ctx context.Context) error {
 		for _, f := range closers {
 			_ = f()
 		}
+		r.tcp.copies.Wait()
 		r.tcp.free.close()
 	}()
 	for _, a := range []netip.Addr{netip.AddrFrom4([4]byte{127, 0, 0, 1}), netip.IPv6Loopback()} {
@@ -166,10 +167,10 @@ func (r *Relay) serve(ctx context.Context, c *net.TCPConn) {
 	if e == nil {
 		return
 	}
-	defer r.tcp.table.remove(e)
 	if ctx.Err() != nil { // after "relay end" looked
 		e.abort()
 	}
+	joined := false
 	_ = r.tcp.protect(e, "relay connection", func() error {
 		up, err := r.tcp.dial(ctx, e, func(ctx context.Context) (net.Conn, error) {
 			return r.cfg.Dial(ctx, "tcp", dst, src.Addr())
@@ -179,9 +180,13 @@ func (r *Relay) serve(ctx context.Context, c *net.TCPConn) {
 			e.abort()
 			return nil
 		}
-		r.tcp.join(e, c, up)
+		r.tcp.join(e, c, up, func() { r.tcp.table.remove(e) })
+		joined = true
 		return nil
 	})
+	if !joined {
+		r.tcp.table.remove(e)
+	}
 }
 
 // relayable reports whether a destination is one that the firewall sends here.

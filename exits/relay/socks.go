@@ -39,7 +39,7 @@ type SOCKSConfig struct {
 // the tunnel proves who a client is.
 type SOCKS struct {
 	cfg   SOCKSConfig
-	j     joiner
+	j     *joiner
 	once  sync.Once
 	ready chan struct{}
 }
@@ -57,7 +57,7 @@ func NewSOCKS(cfg *SOCKSConfig) *SOCKS {
 	if c.Log == nil {
 		c.Log = slog.New(slog.DiscardHandler)
 	}
-	s.j = joiner{table: newTable(c.MaxConns, c.MaxPerSource), count: new(counters), free: make(pipes, freePipes), idle: c.Idle, log: c.Log}
+	s.j = &joiner{table: newTable(c.MaxConns, c.MaxPerSource), count: new(counters), free: make(pipes, freePipes), idle: c.Idle, log: c.Log}
 	return s
 }
 
@@ -67,6 +67,7 @@ func (s *SOCKS) Run(ctx context.Context) error {
 	ctx, cancel := context.WithCancel(ctx)
 	defer cancel()
 	defer s.j.free.close()
+	defer s.j.copies.Wait()
 	tasks := []lifecycle.Task{
 		lifecycle.Func("socks sweep", func(ctx context.Context) error {
 			return s.j.table.sweep(ctx, sweepEvery(s.cfg.Idle), func() { s.j.count.idle.Add(1) })
@@ -135,8 +136,10 @@ func (s *SOCKS) talk(ctx context.Context, e *entry, c *net.TCPConn) error {
 			}
 			t = &tunnel{Conn: up, abort: e.abort, done: make(chan struct{}), join: func() {
 				_ = c.SetDeadline(time.Time{})
+				over := make(chan struct{})
 				_ = s.j.protect(e, "socks connection", func() error {
-					s.j.join(e, c, up)
+					s.j.join(e, c, up, func() { close(over) })
+					<-over
 					return nil
 				})
 			}}

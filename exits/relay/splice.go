@@ -10,10 +10,11 @@ import (
 )
 
 const (
-	// pipeSize is how much one splice(2) moves at most.
+	// pipeSize is how much one splice(2) moves at most, and with it what a
+	// connection whose reader stopped holds besides its socket buffers.
 	pipeSize = 256 << 10
 	// freePipes are kept for reuse; more are closed.
-	freePipes = 64
+	freePipes = 16
 	// smallBuffer waits for data, largeBuffer is used while it flows: what SSH
 	// and TLS deliver at once.
 	smallBuffer = 1 << 10

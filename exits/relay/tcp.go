@@ -31,13 +31,15 @@ type counters struct {
 	accepted, refused, failed, idle, panics, up, down atomic.Uint64
 }
 
-// joiner joins clients with upstreams, within limits.
+// joiner joins clients with upstreams, within limits. Its owner waits for
+// copies when nothing is joined any more.
 type joiner struct {
-	table *table
-	count *counters
-	free  pipes
-	idle  time.Duration
-	log   *slog.Logger
+	table  *table
+	count  *counters
+	free   pipes
+	idle   time.Duration
+	log    *slog.Logger
+	copies sync.WaitGroup
 }
 
 // accept calls handle for each connection, each on a goroutine of its own,
@@ -106,8 +108,9 @@ func (j *joiner) dial(ctx context.Context, e *entry, f func(context.Context) (ne
 }
 
 // join copies both ways until both directions have ended, each by itself, or
-// something fails: then both ends are told by a reset.
-func (j *joiner) join(e *entry, client, up net.Conn) {
+// something fails: then both ends are told by a reset. It returns at once, so
+// that what waits is two small goroutines, and calls done when all is over.
+func (j *joiner) join(e *entry, client, up net.Conn, done func()) {
 	server := up
 	if u, ok := up.(interface{ Unread() ([]byte, net.Conn) }); ok {
 		var head []byte
@@ -115,17 +118,29 @@ func (j *joiner) join(e *entry, client, up net.Conn) {
 		if len(head) > 0 {
 			if _, err := client.Write(head); err != nil {
 				e.abort()
+				done()
 				return
 			}
 			j.count.down.Add(uint64(len(head)))
 		}
 	}
-	var wg sync.WaitGroup
-	wg.Go(func() { j.half(e, server, client, &j.count.up) })
-	j.half(e, client, server, &j.count.down)
-	wg.Wait()
-	_ = client.Close()
-	_ = up.Close()
+	var ended atomic.Bool
+	end := func() {
+		if ended.CompareAndSwap(false, true) {
+			return // the other direction goes on
+		}
+		_ = client.Close()
+		_ = up.Close()
+		done()
+	}
+	j.copies.Go(func() {
+		defer end()
+		j.half(e, server, client, &j.count.up)
+	})
+	j.copies.Go(func() {
+		defer end()
+		j.half(e, client, server, &j.count.down)
+	})
 }
 
 func (j *joiner) half(e *entry, dst, src net.Conn, total *atomic.Uint64) {
