@@ -6,6 +6,7 @@ import (
 	"net/netip"
 	"slices"
 	"strings"
+	"sync"
 
 	"github.com/personal-internet-cell/pic/cell"
 )
@@ -19,11 +20,43 @@ const (
 
 // Compile derives the plan from what is wanted and what is known. It is pure.
 // A record that can't be served is an [*cell.InvalidError] with its pointer.
-func Compile(s *cell.State, f cell.Facts) (Views, error) {
+func Compile(s *cell.State, f cell.Facts) (Views, error) { return new(Compiler).Compile(s, f) }
+
+// Compiler is Compile for states that follow one another: it makes what the
+// plan says of a peer only when the peer changed. Its plans are those of
+// Compile. Its methods may be called from any goroutine.
+type Compiler struct {
+	mu      sync.Mutex
+	domains []string
+	texts   []peerText // read-only
+}
+
+// Compile is the function of that name.
+func (k *Compiler) Compile(s *cell.State, f cell.Facts) (Views, error) {
 	if !s.Claimed() {
 		return Views{}, nil // nobody's cell offers nothing to anybody
 	}
 	c := &compiler{s: s, f: &f, domains: fqdns(s.Identity.Domains()), active: activePeers(s, &f)}
+	c.texts = k.peerTexts(c.active, c.domains)
+	return c.views()
+}
+
+func (k *Compiler) peerTexts(active []*cell.Peer, domains []string) []peerText {
+	k.mu.Lock()
+	old := k.texts
+	if !slices.Equal(k.domains, domains) {
+		old = nil
+	}
+	k.mu.Unlock()
+	made := peerTexts(active, domains, old)
+	k.mu.Lock()
+	k.domains, k.texts = domains, made
+	k.mu.Unlock()
+	return made
+}
+
+func (c *compiler) views() (Views, error) {
+	s := c.s
 	if err := c.checkRecords(); err != nil {
 		return Views{}, err
 	}
@@ -64,8 +97,8 @@ type compiler struct {
 	v       Views
 	domains []string // the effective domain's first
 	active  []*cell.Peer
-	targets []string // see peerTargets
-	records []Record // checked, one per admin record
+	texts   []peerText // of active
+	records []Record   // checked, one per admin record
 }
 
 func fqdns(names []string) []string {
@@ -114,7 +147,7 @@ func (c *compiler) zones(view string, audience cell.View, addrs []netip.Addr, vi
 		}
 		rr = sorted(rr, apex)
 		if audience == cell.ViewPeer {
-			rr = slices.Concat(rr, c.peerNames(apex))
+			rr = slices.Concat(rr, c.peerNames(i))
 		}
 		c.add(view, apex, rr)
 	}

@@ -12,17 +12,14 @@ import (
 )
 
 // There may be thousands of peers, and every change of one compiles all of
-// them: what is made for each is cut from texts and lists made for all.
+// them: what is made for each is cut from texts and lists made for all, and a
+// [Compiler] takes over what it made before.
 
 // texts makes many strings with one allocation. They share one text, so that
 // as long as one of them is kept, all are.
 type texts struct {
 	buf  []byte
 	ends []int
-}
-
-func newTexts(count, size int) *texts {
-	return &texts{make([]byte, 0, count*size), make([]int, 0, count)}
 }
 
 // end ends the string that was appended to buf.
@@ -37,30 +34,98 @@ func (t *texts) all() []string {
 	return out
 }
 
-// peerNames are in order already, because c.active is: sorting all records of
-// all peers would be most of the time that a plan takes.
-func (c *compiler) peerNames(apex string) []Record {
-	suffix := "." + cell.PeersLabel + "." + apex
-	t := newTexts(3*len(c.active), 24+len(suffix))
-	for _, p := range c.active {
-		t.buf = append(append(t.buf, p.Name...), suffix...)
+// peerText is an active peer in the words of records.
+type peerText struct {
+	peerKey
+	fqdns            string // names in each domain, one after the other
+	text4, text6     string
+	owner4, owner6   string // reverse names
+	order4           uint64 // see reverseOrder
+	order6hi, order6 uint64
+}
+
+// peerKey is all that a peerText is made of, apart from the domains.
+type peerKey struct {
+	name   string
+	a4, a6 netip.Addr
+}
+
+// peerTexts are the active peers', in the order of their names. Those of old,
+// made for the same domains, are taken over where a peer stayed as it was.
+func peerTexts(active []*cell.Peer, domains []string, old []peerText) []peerText {
+	out := make([]peerText, len(active))
+	var fresh []int
+	j := 0
+	for i, p := range active {
+		key := peerKey{p.Name, p.Address4, p.Address6}
+		for j < len(old) && old[j].name < p.Name {
+			j++
+		}
+		if j < len(old) && old[j].peerKey == key {
+			out[i] = old[j]
+			continue
+		}
+		out[i].peerKey = key
+		fresh = append(fresh, i)
+	}
+	size := 0
+	for _, d := range domains {
+		size += len(d) + len(cell.PeersLabel) + 24
+	}
+	t := texts{make([]byte, 0, len(fresh)*(size+160)), make([]int, 0, 5*len(fresh))}
+	for _, i := range fresh {
+		p := &out[i]
+		for _, d := range domains {
+			t.buf = append(append(append(append(t.buf, p.name...), "."+cell.PeersLabel+"."...), d...), '\n')
+		}
 		t.end()
-		for _, a := range [2]netip.Addr{p.Address4, p.Address6} {
+		for _, a := range [2]netip.Addr{p.a4, p.a6} {
 			if a.IsValid() {
 				t.buf = a.AppendTo(t.buf)
 			}
 			t.end()
+			if a.IsValid() {
+				t.buf = appendReverse(t.buf, a)
+			}
+			t.end()
+		}
+		if p.a4.IsValid() {
+			_, p.order4 = reverseOrder(p.a4)
+		}
+		if p.a6.IsValid() {
+			p.order6hi, p.order6 = reverseOrder(p.a6)
 		}
 	}
-	text := t.all()
-	rr := make([]Record, 0, 2*len(c.active))
-	for i, p := range c.active {
-		name, v4, v6 := text[3*i], text[3*i+1], text[3*i+2]
-		if p.Address4.IsValid() {
-			rr = append(rr, Record{name, defaultTTL, "A", v4, ""})
+	all := t.all()
+	for k, i := range fresh {
+		p, made := &out[i], all[5*k:5*k+5]
+		p.fqdns, p.text4, p.owner4, p.text6, p.owner6 = made[0], made[1], made[2], made[3], made[4]
+	}
+	return out
+}
+
+// fqdn is the name in the n-th domain.
+func (p *peerText) fqdn(n int) string {
+	rest := p.fqdns
+	for range n {
+		_, rest, _ = strings.Cut(rest, "\n")
+	}
+	name, _, _ := strings.Cut(rest, "\n")
+	return name
+}
+
+// peerNames are in order already, because c.texts is: sorting all records of
+// all peers would be most of the time that a plan takes.
+func (c *compiler) peerNames(domain int) []Record {
+	rr := make([]Record, 0, 2*len(c.texts))
+	for i := range c.texts {
+		p := &c.texts[i]
+		name := p.fqdn(domain)
+		if p.a4.IsValid() {
+			rr = append(rr, Record{name, defaultTTL, "A", p.text4, ""})
 		}
-		if p.Address6.IsValid() {
-			rr = append(rr, Record{name, defaultTTL, "AAAA", v6, ""})
+		if p.a6.IsValid() {
+			rr = append(rr, Record{name, defaultTTL, "AAAA", p.text6, ""})
 		}
 	}
 	return rr
@@ -129,65 +194,60 @@ func (g *grants) of(p *cell.Peer) []string {
 // reverse adds the tunnel's reverse zones to the peer view.
 func (c *compiler) reverse() {
 	t := c.s.Network.Tunnel
-	c.reverseOf(t.Prefix4, t.Gateway4(), func(p *cell.Peer) netip.Addr { return p.Address4 })
-	c.reverseOf(t.Prefix6, t.Gateway6(), func(p *cell.Peer) netip.Addr { return p.Address6 })
+	c.reverseOf(t.Prefix4, t.Gateway4())
+	c.reverseOf(t.Prefix6, t.Gateway6())
 }
 
-// pointer is an address and the name it leads to.
+// pointer is a reverse name's place in the order of them.
 type pointer struct {
-	addr   netip.Addr
-	target string
-	hi, lo uint64 // order like the reverse names, see reverseOrder
+	hi, lo uint64
+	peer   int32 // into texts; -1 is the cell itself
 }
 
-func (c *compiler) reverseOf(prefix netip.Prefix, gateway netip.Addr, address func(*cell.Peer) netip.Addr) {
-	list := make([]pointer, 0, len(c.active)+1)
-	add := func(a netip.Addr, target string) {
-		if prefix.Contains(a) {
-			hi, lo := reverseOrder(a)
-			list = append(list, pointer{a, target, hi, lo})
+func (c *compiler) reverseOf(prefix netip.Prefix, gateway netip.Addr) {
+	four := prefix.Addr().Is4()
+	list := make([]pointer, 0, len(c.texts)+1)
+	if prefix.Contains(gateway) {
+		hi, lo := reverseOrder(gateway)
+		list = append(list, pointer{hi, lo, -1})
+	}
+	for i := range c.texts {
+		switch p := &c.texts[i]; {
+		case four && prefix.Contains(p.a4):
+			list = append(list, pointer{0, p.order4, int32(i)})
+		case !four && prefix.Contains(p.a6):
+			list = append(list, pointer{p.order6hi, p.order6, int32(i)})
 		}
 	}
-	add(gateway, c.domains[0])
-	targets := c.peerTargets()
-	for i, p := range c.active {
-		add(address(p), targets[i])
-	}
-	slices.SortFunc(list, func(a, b pointer) int { return cmp.Or(cmp.Compare(a.hi, b.hi), cmp.Compare(a.lo, b.lo)) })
-	t := newTexts(len(list), len(reverseName(gateway)))
-	for i := range list {
-		t.buf = appendReverse(t.buf, list[i].addr)
-		t.end()
-	}
-	owners := t.all()
+	slices.SortFunc(list, func(a, b pointer) int {
+		return cmp.Or(cmp.Compare(a.hi, b.hi), cmp.Compare(a.lo, b.lo), cmp.Compare(a.peer, b.peer))
+	})
+	own := reverseName(gateway)
 	apexes := reverseZones(prefix)
 	zones := make(map[string][]Record, len(apexes))
 	cut := 0 // labels of an owner name in front of its zone's apex
 	for _, z := range apexes {
-		zones[z] = make([]Record, 0, (len(list)+len(apexes)-1)/len(apexes))
-		cut = strings.Count(reverseName(gateway), ".") - strings.Count(z, ".")
+		zones[z] = make([]Record, 0, len(list)/len(apexes)+1)
+		cut = strings.Count(own, ".") - strings.Count(z, ".")
 	}
-	for i := range list {
-		apex := trimLabels(owners[i], cut)
-		zones[apex] = append(zones[apex], Record{owners[i], defaultTTL, "PTR", list[i].target, ""})
+	for _, x := range list {
+		r := Record{own, defaultTTL, "PTR", c.domains[0], ""}
+		if x.peer >= 0 {
+			p := &c.texts[x.peer]
+			r.Name, r.Data = p.owner6, p.fqdn(0)
+			if four {
+				r.Name = p.owner4
+			}
+		}
+		apex := apexes[0]
+		if len(apexes) > 1 {
+			apex = trimLabels(r.Name, cut)
+		}
+		zones[apex] = append(zones[apex], r)
 	}
 	for apex, rr := range zones {
 		c.add(peerView, apex, sorted(rr, apex)) // in order already, but for equal addresses
 	}
-}
-
-// peerTargets are the names of the active peers in the effective domain.
-func (c *compiler) peerTargets() []string {
-	if c.targets == nil {
-		suffix := "." + cell.PeersLabel + "." + c.domains[0]
-		t := newTexts(len(c.active), 24+len(suffix))
-		for _, p := range c.active {
-			t.buf = append(append(t.buf, p.Name...), suffix...)
-			t.end()
-		}
-		c.targets = t.all()
-	}
-	return c.targets
 }
 
 // reverseOrder maps addresses of one family to numbers that are in the order of

@@ -93,7 +93,7 @@ func build(log *slog.Logger, f *serveFlags, host cell.Host) (_ *house, err error
 		Stages: []reconcile.Stage{
 			reconcile.Required(reconcile.WithNotices(reconcile.NewStage("firewall", firewall.Compile, fw.Apply), fw.Notices)),
 			reconcile.WithNotices(reconcile.NewStage("tunnel", tunnel.Compile, tolerantAtFirst(h.tunnel.Apply)), h.tunnel.Notices),
-			reconcile.WithNotices(reconcile.NewStage("dns", dns.Compile, tolerant(h.dns.Apply)), h.dns.Notices),
+			reconcile.WithNotices(reconcile.NewStage("dns", new(dns.Compiler).Compile, tolerant(h.dns.Apply)), h.dns.Notices),
 			reconcile.WithNotices(reconcile.NewStage("ntp", ntp.Compile, tolerant(h.ntp.Apply)), h.ntp.Notices),
 			reconcile.WithNotices(reconcile.NewStage("proxy", proxy.Compile, tolerant(h.applyProxy)), h.proxy.Notices),
 			reconcile.Background(reconcile.WithNotices(reconcile.NewStage("certs", certs.Compile, h.certs.Apply), h.certs.Notices)),
