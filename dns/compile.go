@@ -145,11 +145,10 @@ func (c *compiler) zones(view string, audience cell.View, addrs []netip.Addr, vi
 				}
 			}
 		}
-		rr = sorted(rr, apex)
-		if audience == cell.ViewPeer {
-			rr = slices.Concat(rr, c.peerNames(i))
+		if rr = head(sorted(rr, apex), 0); audience == cell.ViewPeer {
+			rr = c.peerNames(rr, i)
 		}
-		c.add(view, apex, rr)
+		c.complete(view, apex, rr)
 	}
 }
 
@@ -192,16 +191,25 @@ func addressRecords(name string, addrs []netip.Addr, service string) (rr []Recor
 	return rr
 }
 
-// add completes a zone by its SOA and NS records and puts it into the plan.
-func (c *compiler) add(view, apex string, rr []Record) {
+// headed is how many records a zone begins with that complete makes.
+const headed = 2
+
+// head is rr with room in front, and behind for so many more.
+func head(rr []Record, more int) []Record {
+	return append(make([]Record, headed, headed+len(rr)+more), rr...)
+}
+
+func (c *compiler) add(view, apex string, rr []Record) { c.complete(view, apex, head(rr, 0)) }
+
+// complete puts a zone's SOA and NS records in front and the zone into the plan.
+func (c *compiler) complete(view, apex string, rr []Record) {
 	server := "pic." + c.domains[0]
 	if slices.Contains(c.domains, apex) {
 		server = "pic." + apex
 	}
-	out := append(make([]Record, 0, len(rr)+2),
-		Record{apex, defaultTTL, "SOA", fmt.Sprintf("%s hostmaster.%s %d 3600 600 604800 %d", server, c.domains[0], serial(rr), negativeTTL), ""},
-		Record{apex, defaultTTL, "NS", server, ""})
-	c.v.Zones = append(c.v.Zones, Zone{View: view, Apex: apex, Records: append(out, rr...)})
+	rr[0] = Record{apex, defaultTTL, "SOA", fmt.Sprintf("%s hostmaster.%s %d 3600 600 604800 %d", server, c.domains[0], serial(rr[headed:]), negativeTTL), ""}
+	rr[1] = Record{apex, defaultTTL, "NS", server, ""}
+	c.v.Zones = append(c.v.Zones, Zone{View: view, Apex: apex, Records: rr})
 }
 
 // serial is a number for a zone's content. Nobody transfers the zone yet, so

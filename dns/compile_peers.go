@@ -37,7 +37,7 @@ func (t *texts) all() []string {
 // peerText is an active peer in the words of records.
 type peerText struct {
 	peerKey
-	fqdns            string // names in each domain, one after the other
+	fqdns            []string // one in each domain
 	text4, text6     string
 	owner4, owner6   string // reverse names
 	order4           uint64 // see reverseOrder
@@ -72,13 +72,14 @@ func peerTexts(active []*cell.Peer, domains []string, old []peerText) []peerText
 	for _, d := range domains {
 		size += len(d) + len(cell.PeersLabel) + 24
 	}
-	t := texts{make([]byte, 0, len(fresh)*(size+160)), make([]int, 0, 5*len(fresh))}
+	each := len(domains) + 4 // strings
+	t := texts{make([]byte, 0, len(fresh)*(size+160)), make([]int, 0, each*len(fresh))}
 	for _, i := range fresh {
 		p := &out[i]
 		for _, d := range domains {
-			t.buf = append(append(append(append(t.buf, p.name...), "."+cell.PeersLabel+"."...), d...), '\n')
+			t.buf = append(append(append(t.buf, p.name...), "."+cell.PeersLabel+"."...), d...)
+			t.end()
 		}
-		t.end()
 		for _, a := range [2]netip.Addr{p.a4, p.a6} {
 			if a.IsValid() {
 				t.buf = a.AppendTo(t.buf)
@@ -98,29 +99,21 @@ func peerTexts(active []*cell.Peer, domains []string, old []peerText) []peerText
 	}
 	all := t.all()
 	for k, i := range fresh {
-		p, made := &out[i], all[5*k:5*k+5]
-		p.fqdns, p.text4, p.owner4, p.text6, p.owner6 = made[0], made[1], made[2], made[3], made[4]
+		p, made := &out[i], all[each*k:each*(k+1)]
+		p.fqdns, made = made[:len(domains)], made[len(domains):]
+		p.text4, p.owner4, p.text6, p.owner6 = made[0], made[1], made[2], made[3]
 	}
 	return out
 }
 
-// fqdn is the name in the n-th domain.
-func (p *peerText) fqdn(n int) string {
-	rest := p.fqdns
-	for range n {
-		_, rest, _ = strings.Cut(rest, "\n")
-	}
-	name, _, _ := strings.Cut(rest, "\n")
-	return name
-}
-
-// peerNames are in order already, because c.texts is: sorting all records of
-// all peers would be most of the time that a plan takes.
-func (c *compiler) peerNames(domain int) []Record {
-	rr := make([]Record, 0, 2*len(c.texts))
+// peerNames adds the peers' names in a domain. They are in order already,
+// because c.texts is: sorting all records of all peers would be most of the
+// time that a plan takes.
+func (c *compiler) peerNames(rr []Record, domain int) []Record {
+	rr = slices.Grow(rr, 2*len(c.texts))
 	for i := range c.texts {
 		p := &c.texts[i]
-		name := p.fqdn(domain)
+		name := p.fqdns[domain]
 		if p.a4.IsValid() {
 			rr = append(rr, Record{name, defaultTTL, "A", p.text4, ""})
 		}
@@ -227,14 +220,14 @@ func (c *compiler) reverseOf(prefix netip.Prefix, gateway netip.Addr) {
 	zones := make(map[string][]Record, len(apexes))
 	cut := 0 // labels of an owner name in front of its zone's apex
 	for _, z := range apexes {
-		zones[z] = make([]Record, 0, len(list)/len(apexes)+1)
+		zones[z] = head(nil, len(list)/len(apexes)+1)
 		cut = strings.Count(own, ".") - strings.Count(z, ".")
 	}
 	for _, x := range list {
 		r := Record{own, defaultTTL, "PTR", c.domains[0], ""}
 		if x.peer >= 0 {
 			p := &c.texts[x.peer]
-			r.Name, r.Data = p.owner6, p.fqdn(0)
+			r.Name, r.Data = p.owner6, p.fqdns[0]
 			if four {
 				r.Name = p.owner4
 			}
@@ -246,7 +239,8 @@ func (c *compiler) reverseOf(prefix netip.Prefix, gateway netip.Addr) {
 		zones[apex] = append(zones[apex], r)
 	}
 	for apex, rr := range zones {
-		c.add(peerView, apex, sorted(rr, apex)) // in order already, but for equal addresses
+		n := len(sorted(rr[headed:], apex)) // in order already, but for equal addresses
+		c.complete(peerView, apex, rr[:headed+n])
 	}
 }
 
