@@ -99,7 +99,9 @@ func (b *box) profile(label string, f func()) {
 		return
 	}
 	get := func(what, query string) *exec.Cmd {
-		c := b.ns.Command("curl", "-sSf", "-o", filepath.Join(dir, label+"."+what), "http://"+debugAddress+"/debug/pprof/"+what+query)
+		// A cell that is just starting does not listen yet.
+		c := b.ns.Command("sh", "-c", `until curl -sf -o "$1" "$2"; do sleep 0.02; done`, "get",
+			filepath.Join(dir, label+"."+what), "http://"+debugAddress+"/debug/pprof/"+what+query)
 		if err := c.Start(); err != nil {
 			b.t.Fatal(err)
 		}
@@ -121,10 +123,17 @@ func newBox(t *testing.T) *box {
 	netnstest.Need(t, "nft")
 	b := &box{t: t, ns: netnstest.New(t, "cell"), dir: t.TempDir()}
 	b.bin = filepath.Join(b.dir, "pic")
-	c := exec.Command("go", "build", "-trimpath", "-tags", "nomsgpack", "-ldflags", "-s -w", "-o", b.bin, "../../cmd/pic")
-	c.Env = append(os.Environ(), "CGO_ENABLED=0")
-	if out, err := c.CombinedOutput(); err != nil {
-		t.Fatalf("%v\n%s", err, out)
+	if inVM() {
+		var err error
+		if b.bin, err = exec.LookPath("pic"); err != nil {
+			t.Fatal(err)
+		}
+	} else {
+		c := exec.Command("go", "build", "-trimpath", "-tags", "nomsgpack", "-ldflags", "-s -w", "-o", b.bin, "../../cmd/pic")
+		c.Env = append(os.Environ(), "CGO_ENABLED=0")
+		if out, err := c.CombinedOutput(); err != nil {
+			t.Fatalf("%v\n%s", err, out)
+		}
 	}
 	far := netnstest.New(t, "far")
 	netnstest.Veth(b.ns, "eth0", []string{"192.168.77.2/24"}, far, "eth0", []string{"192.168.77.1/24"})
@@ -137,6 +146,10 @@ func newBox(t *testing.T) *box {
 	})
 	return b
 }
+
+// inVM reports whether this is the virtual machine, whose kernel has WireGuard
+// and whose processor is emulated: only the memory means something there.
+func inVM() bool { return os.Getenv("PIC_VMTEST") != "" }
 
 func (b *box) path(name string) string { return filepath.Join(b.dir, name) }
 
@@ -153,7 +166,7 @@ func (b *box) start(env ...string) (took time.Duration) {
 	}
 	b.done = make(chan struct{})
 	go func(c *exec.Cmd, done chan struct{}) { _ = c.Wait(); close(done) }(b.cmd, b.done)
-	netnstest.Eventually(b.t, time.Minute, func() error { _, err := os.Stat(b.path("run/ready")); return err })
+	netnstest.Eventually(b.t, 10*time.Minute, func() error { _, err := os.Stat(b.path("run/ready")); return err })
 	return time.Since(began)
 }
 
@@ -336,13 +349,20 @@ func TestPeers(t *testing.T) {
 		t.Fatal(err)
 	}
 	b.start("PIC_INIT_FILE=" + b.path("init.json"))
+	tunnel := "inside the process"
+	if strings.Contains(b.ns.Exec("ip", "-d", "link", "show", "pic0"), "wireguard") {
+		tunnel = "in the kernel"
+	}
+	say("", "WireGuard runs", tunnel, "-")
 	b.addPeers("warm", 10)
 	b.profile("ten", func() {
 		b.addPeers("ten", 50).say("add a peer at 10 peers", "≤ 15ms")
 	})
 	b.stop()
 	b.stock(10000)
-	say("P5", "boot with 10,000 peers to ready", b.start().Round(time.Millisecond), "≤ 3s")
+	b.profile("boot", func() {
+		say("P5", "boot with 10,000 peers to ready", b.start().Round(time.Millisecond), "≤ 3s")
+	})
 	say("", "  CPU of the process", b.cpu(), "-")
 	b.profile("many", func() {
 		b.addPeers("many", 30).say("add a peer at 10,000 peers", "≤ 50ms")
@@ -408,9 +428,22 @@ func TestCompile(t *testing.T) {
 		for i := range 50 {
 			s.Services = append(s.Services, cell.Service{ID: fmt.Sprintf("s%d", i), Subdomain: fmt.Sprintf("s%d", i), Access: cell.AccessGranted, Enabled: true, Upstream: fmt.Sprintf("http://192.168.1.20:%d", 8000+i)})
 		}
+		for i := range 50 {
+			e := cell.Exit{ID: fmt.Sprintf("e%d", i), Slot: i % 10, Enabled: true}
+			e.Type = []cell.ExitType{cell.ExitWireGuard, cell.ExitOpenVPN, cell.ExitTor, cell.ExitSSHuttle, cell.ExitProxy}[i/10]
+			if e.Routed() {
+				e.Address4 = netip.AddrFrom4([4]byte{172, 31, byte(i), 2})
+			}
+			s.Exits = append(s.Exits, e)
+		}
 		many(t, s, c.peers)
-		for i := range 200 {
-			s.Peers[i].Services = []string{fmt.Sprintf("s%d", i%50)}
+		for i := range s.Peers {
+			if i < 200 {
+				s.Peers[i].Services = []string{fmt.Sprintf("s%d", i%50)}
+			}
+			if i%2 == 1 {
+				s.Peers[i].Exit = fmt.Sprintf("e%d", i%50)
+			}
 		}
 		if err := s.Validate(); err != nil {
 			t.Fatalf("%.2000s", err)
@@ -441,6 +474,6 @@ func TestCompile(t *testing.T) {
 			total += took[0] // on a machine with other work the least says most
 			say("", fmt.Sprintf("  %s, %d peers", p.name, c.peers), took[0].Round(10*time.Microsecond), "-")
 		}
-		say("P9", fmt.Sprintf("compile all plans, %d peers, 200 grants", c.peers), total.Round(10*time.Microsecond), c.bar)
+		say("P9", fmt.Sprintf("compile all plans, %d peers, 50 exits, 200 grants", c.peers), total.Round(10*time.Microsecond), c.bar)
 	}
 }
