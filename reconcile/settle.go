@@ -7,6 +7,7 @@ import (
 	"reflect"
 	"slices"
 	"strings"
+	"sync"
 
 	"github.com/personal-internet-cell/pic/cell"
 	"github.com/personal-internet-cell/pic/internal/lifecycle"
@@ -41,15 +42,20 @@ func (c compiled) byName(stages []*stage) map[string]Plan {
 	return m
 }
 
-// compile turns a state into plans. A panic in a stage is that stage's error.
+// compile turns a state into plans, all stages at the same time: they are
+// pure. A panic in a stage is that stage's error.
 func (e *Engine) compile(s *cell.State, f cell.Facts) compiled {
 	c := compiled{make([]Plan, len(e.stages)), make([]error, len(e.stages)), s, &f}
+	var wg sync.WaitGroup
 	for i, st := range e.stages {
-		c.errs[i] = lifecycle.Protect(e.log, "compiling "+st.Name(), func() (err error) {
-			c.plans[i], err = st.Compile(s, f)
-			return err
+		wg.Go(func() {
+			c.errs[i] = lifecycle.Protect(e.log, "compiling "+st.Name(), func() (err error) {
+				c.plans[i], err = st.Compile(s, f)
+				return err
+			})
 		})
 	}
+	wg.Wait()
 	return c
 }
 

@@ -13,6 +13,7 @@ import (
 	"os"
 	"os/user"
 	"path/filepath"
+	"runtime/debug"
 	"strconv"
 	"sync/atomic"
 	"time"
@@ -176,6 +177,9 @@ func (h *house) run(ctx context.Context, out io.Writer, ready string) error {
 			h.log.Warn("telling systemd", "error", err)
 		}
 		h.log.Info("cell is up", "after", time.Since(h.started).Round(time.Millisecond), "source", h.engine.Source())
+		// With thousands of peers booting takes several times what running does:
+		// documents, batches for the kernel, all of it read back.
+		debug.FreeOSMemory()
 		return h.engine.Run(ctx)
 	})
 	err := lifecycle.Run(ctx, append([]lifecycle.Task{boot, lifecycle.Func("reload", h.reload)}, h.tasks...)...)
