@@ -26,9 +26,8 @@ func Compile(s *cell.State, f cell.Facts) (Views, error) { return new(Compiler).
 // plan says of a peer only when the peer changed. Its plans are those of
 // Compile. Its methods may be called from any goroutine.
 type Compiler struct {
-	mu      sync.Mutex
-	domains []string
-	texts   []peerText // read-only
+	mu    sync.Mutex
+	taken *taken
 }
 
 // Compile is the function of that name.
@@ -36,23 +35,18 @@ func (k *Compiler) Compile(s *cell.State, f cell.Facts) (Views, error) {
 	if !s.Claimed() {
 		return Views{}, nil // nobody's cell offers nothing to anybody
 	}
+	k.mu.Lock()
+	old := k.taken
+	k.mu.Unlock()
 	c := &compiler{s: s, f: &f, domains: fqdns(s.Identity.Domains()), active: activePeers(s, &f)}
-	c.texts = k.peerTexts(c.active, c.domains)
-	return c.views()
-}
-
-func (k *Compiler) peerTexts(active []*cell.Peer, domains []string) []peerText {
-	k.mu.Lock()
-	old := k.texts
-	if !slices.Equal(k.domains, domains) {
-		old = nil
+	c.taken = old.next(c.active, c.domains)
+	v, err := c.views()
+	if err == nil {
+		k.mu.Lock()
+		k.taken = c.taken
+		k.mu.Unlock()
 	}
-	k.mu.Unlock()
-	made := peerTexts(active, domains, old)
-	k.mu.Lock()
-	k.domains, k.texts = domains, made
-	k.mu.Unlock()
-	return made
+	return v, err
 }
 
 func (c *compiler) views() (Views, error) {
@@ -97,8 +91,8 @@ type compiler struct {
 	v       Views
 	domains []string // the effective domain's first
 	active  []*cell.Peer
-	texts   []peerText // of active
-	records []Record   // checked, one per admin record
+	taken   *taken   // of active
+	records []Record // checked, one per admin record
 }
 
 func fqdns(names []string) []string {

@@ -2,11 +2,9 @@ package dns
 
 import (
 	"cmp"
-	"encoding/binary"
 	"net/netip"
 	"slices"
 	"strconv"
-	"strings"
 
 	"github.com/personal-internet-cell/pic/cell"
 )
@@ -37,11 +35,8 @@ func (t *texts) all() []string {
 // peerText is an active peer in the words of records.
 type peerText struct {
 	peerKey
-	fqdns            []string // one in each domain
-	text4, text6     string
-	owner4, owner6   string // reverse names
-	order4           uint64 // see reverseOrder
-	order6hi, order6 uint64
+	fqdns        []string // one in each domain
+	text4, text6 string
 }
 
 // peerKey is all that a peerText is made of, apart from the domains.
@@ -50,69 +45,80 @@ type peerKey struct {
 	a4, a6 netip.Addr
 }
 
-// peerTexts are the active peers', in the order of their names. Those of old,
-// made for the same domains, are taken over where a peer stayed as it was.
-func peerTexts(active []*cell.Peer, domains []string, old []peerText) []peerText {
-	out := make([]peerText, len(active))
-	var fresh []int
+// taken is what a [Compiler] made for one state and takes over for the next. It
+// never changes.
+type taken struct {
+	domains []string
+	texts   []peerText
+	reverse [2]reversed // IPv4, IPv6
+	// How texts differ from those it was made from.
+	fresh []int // into texts
+	gone  []peerKey
+}
+
+// next takes over the texts of peers that stayed as they were.
+func (old *taken) next(active []*cell.Peer, domains []string) *taken {
+	t := &taken{domains: domains, texts: make([]peerText, len(active))}
+	var before []peerText
+	if old != nil && slices.Equal(old.domains, domains) {
+		before, t.reverse = old.texts, old.reverse
+	}
 	j := 0
 	for i, p := range active {
 		key := peerKey{p.Name, p.Address4, p.Address6}
-		for j < len(old) && old[j].name < p.Name {
-			j++
+		for ; j < len(before) && before[j].name < p.Name; j++ {
+			t.gone = append(t.gone, before[j].peerKey)
 		}
-		if j < len(old) && old[j].peerKey == key {
-			out[i] = old[j]
+		if j < len(before) && before[j].peerKey == key {
+			t.texts[i] = before[j]
+			j++
 			continue
 		}
-		out[i].peerKey = key
-		fresh = append(fresh, i)
+		t.texts[i].peerKey = key
+		t.fresh = append(t.fresh, i)
 	}
-	size := 0
-	for _, d := range domains {
+	for ; j < len(before); j++ {
+		t.gone = append(t.gone, before[j].peerKey)
+	}
+	t.write()
+	return t
+}
+
+// write makes the texts of the fresh peers.
+func (t *taken) write() {
+	size := 64
+	for _, d := range t.domains {
 		size += len(d) + len(cell.PeersLabel) + 24
 	}
-	each := len(domains) + 4 // strings
-	t := texts{make([]byte, 0, len(fresh)*(size+160)), make([]int, 0, each*len(fresh))}
-	for _, i := range fresh {
-		p := &out[i]
-		for _, d := range domains {
-			t.buf = append(append(append(t.buf, p.name...), "."+cell.PeersLabel+"."...), d...)
-			t.end()
+	each := len(t.domains) + 2 // strings
+	w := texts{make([]byte, 0, len(t.fresh)*size), make([]int, 0, each*len(t.fresh))}
+	for _, i := range t.fresh {
+		p := &t.texts[i]
+		for _, d := range t.domains {
+			w.buf = append(append(append(w.buf, p.name...), "."+cell.PeersLabel+"."...), d...)
+			w.end()
 		}
 		for _, a := range [2]netip.Addr{p.a4, p.a6} {
 			if a.IsValid() {
-				t.buf = a.AppendTo(t.buf)
+				w.buf = a.AppendTo(w.buf)
 			}
-			t.end()
-			if a.IsValid() {
-				t.buf = appendReverse(t.buf, a)
-			}
-			t.end()
-		}
-		if p.a4.IsValid() {
-			_, p.order4 = reverseOrder(p.a4)
-		}
-		if p.a6.IsValid() {
-			p.order6hi, p.order6 = reverseOrder(p.a6)
+			w.end()
 		}
 	}
-	all := t.all()
-	for k, i := range fresh {
-		p, made := &out[i], all[each*k:each*(k+1)]
-		p.fqdns, made = made[:len(domains)], made[len(domains):]
-		p.text4, p.owner4, p.text6, p.owner6 = made[0], made[1], made[2], made[3]
+	all := w.all()
+	for k, i := range t.fresh {
+		p, made := &t.texts[i], all[each*k:each*(k+1)]
+		p.fqdns, p.text4, p.text6 = made[:len(t.domains)], made[len(t.domains)], made[len(t.domains)+1]
 	}
-	return out
 }
 
 // peerNames adds the peers' names in a domain. They are in order already,
-// because c.texts is: sorting all records of all peers would be most of the
+// because c.taken.texts are: sorting all records of all peers would be most of the
 // time that a plan takes.
 func (c *compiler) peerNames(rr []Record, domain int) []Record {
-	rr = slices.Grow(rr, 2*len(c.texts))
-	for i := range c.texts {
-		p := &c.texts[i]
+	rr = slices.Grow(rr, 2*len(c.taken.texts))
+	for i := range c.taken.texts {
+		p := &c.taken.texts[i]
 		name := p.fqdns[domain]
 		if p.a4.IsValid() {
 			rr = append(rr, Record{name, defaultTTL, "A", p.text4, ""})
@@ -182,101 +188,4 @@ func (g *grants) of(p *cell.Peer) []string {
 	}
 	g.seen[string(g.key)] = ids
 	return ids
-}
-
-// reverse adds the tunnel's reverse zones to the peer view.
-func (c *compiler) reverse() {
-	t := c.s.Network.Tunnel
-	c.reverseOf(t.Prefix4, t.Gateway4())
-	c.reverseOf(t.Prefix6, t.Gateway6())
-}
-
-// pointer is a reverse name's place in the order of them.
-type pointer struct {
-	hi, lo uint64
-	peer   int32 // into texts; -1 is the cell itself
-}
-
-func (c *compiler) reverseOf(prefix netip.Prefix, gateway netip.Addr) {
-	four := prefix.Addr().Is4()
-	list := make([]pointer, 0, len(c.texts)+1)
-	if prefix.Contains(gateway) {
-		hi, lo := reverseOrder(gateway)
-		list = append(list, pointer{hi, lo, -1})
-	}
-	for i := range c.texts {
-		switch p := &c.texts[i]; {
-		case four && prefix.Contains(p.a4):
-			list = append(list, pointer{0, p.order4, int32(i)})
-		case !four && prefix.Contains(p.a6):
-			list = append(list, pointer{p.order6hi, p.order6, int32(i)})
-		}
-	}
-	slices.SortFunc(list, func(a, b pointer) int {
-		return cmp.Or(cmp.Compare(a.hi, b.hi), cmp.Compare(a.lo, b.lo), cmp.Compare(a.peer, b.peer))
-	})
-	own := reverseName(gateway)
-	apexes := reverseZones(prefix)
-	zones := make(map[string][]Record, len(apexes))
-	cut := 0 // labels of an owner name in front of its zone's apex
-	for _, z := range apexes {
-		zones[z] = head(nil, len(list)/len(apexes)+1)
-		cut = strings.Count(own, ".") - strings.Count(z, ".")
-	}
-	for _, x := range list {
-		r := Record{own, defaultTTL, "PTR", c.domains[0], ""}
-		if x.peer >= 0 {
-			p := &c.texts[x.peer]
-			r.Name, r.Data = p.owner6, p.fqdns[0]
-			if four {
-				r.Name = p.owner4
-			}
-		}
-		apex := apexes[0]
-		if len(apexes) > 1 {
-			apex = trimLabels(r.Name, cut)
-		}
-		zones[apex] = append(zones[apex], r)
-	}
-	for apex, rr := range zones {
-		n := len(sorted(rr[headed:], apex)) // in order already, but for equal addresses
-		c.complete(peerView, apex, rr[:headed+n])
-	}
-}
-
-// reverseOrder maps addresses of one family to numbers that are in the order of
-// their reverse names: those begin with the last octet or nibble.
-func reverseOrder(a netip.Addr) (hi, lo uint64) {
-	if a.Is4() {
-		for i, o := range a.As4() {
-			lo |= uint64(octetOrder(o)) << (16 * i)
-		}
-		return 0, lo
-	}
-	b := a.As16()
-	return reverseNibbles(binary.BigEndian.Uint64(b[8:])), reverseNibbles(binary.BigEndian.Uint64(b[:8]))
-}
-
-// octetOrder orders octets as their decimal texts followed by a dot, which
-// comes before every digit: 1, 10, 100, 101, …, 11, 110, …, 2.
-func octetOrder(o byte) uint16 {
-	digits := [3]uint16{} // 0: no digit, else one more than it
-	switch {
-	case o >= 100:
-		digits = [3]uint16{uint16(o/100) + 1, uint16(o/10%10) + 1, uint16(o%10) + 1}
-	case o >= 10:
-		digits = [3]uint16{uint16(o/10) + 1, uint16(o%10) + 1}
-	default:
-		digits[0] = uint16(o) + 1
-	}
-	return digits[0]<<8 | digits[1]<<4 | digits[2]
-}
-
-// reverseNibbles puts the last nibble first.
-func reverseNibbles(x uint64) uint64 {
-	const every = 0x0f0f0f0f0f0f0f0f
-	x = x>>4&every | x&every<<4 // within each byte
-	var b [8]byte
-	binary.LittleEndian.PutUint64(b[:], x)
-	return binary.BigEndian.Uint64(b[:])
 }

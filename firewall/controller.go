@@ -62,10 +62,14 @@ func (c *Controller) Apply(ctx context.Context, p Policy) (changed bool, err err
 	}{
 		{"applying the guard table", func() (bool, error) { return c.applyTable(ctx, &p.Guard, nil) }},
 		{"adding policy rules", func() (bool, error) { return addRules(seen, p.Rules) }},
-		{"adding unreachable routes", func() (bool, error) { return addRoutes(seen, p.Routes, func(r Route) bool { return r.Kind != Unicast }) }},
+		{"adding unreachable routes", func() (bool, error) {
+			return addRoutes(seen, p.Routes, func(r Route) bool { return r.Kind != Unicast })
+		}},
 		{"applying the rule table", func() (bool, error) { return c.applyTable(ctx, &p.Main, &c.cut) }},
 		{"applying the accounting table", func() (bool, error) { return c.applyTable(ctx, &p.Acct, nil) }},
-		{"adding routes", func() (bool, error) { return addRoutes(seen, p.Routes, func(r Route) bool { return r.Kind == Unicast }) }},
+		{"adding routes", func() (bool, error) {
+			return addRoutes(seen, p.Routes, func(r Route) bool { return r.Kind == Unicast })
+		}},
 		{"removing policy rules", func() (bool, error) { return removeRules(seen, p.Rules) }},
 		{"removing routes", func() (bool, error) { return removeRoutes(seen, p.Routes) }},
 		{"setting kernel parameters", func() (bool, error) { return applySysctls(p.Sysctls) }},

@@ -156,4 +156,3 @@ func peersOf(k *fakeKernel) map[cell.Key]string {
 	}
 	return out
 }
-
