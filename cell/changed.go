@@ -84,6 +84,8 @@ func elementID(v reflect.Value) string {
 		return x.Name
 	case *Exit:
 		return x.ID
+	case *Chain:
+		return x.ID
 	case *Service:
 		return x.ID
 	}

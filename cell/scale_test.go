@@ -16,6 +16,7 @@ func TestIdenticalSeesEveryField(t *testing.T) {
 	full := cell.Peer{
 		Name: "a", PublicKey: "k", PresharedKey: "psk-1", Address4: netip.MustParseAddr("10.0.0.2"), Address6: netip.MustParseAddr("fd00::2"),
 		Destinations: cell.FullTunnel, Keepalive: 25, Exit: "nl", Expires: &soon, Enabled: true, Note: "n", Owner: "o", Trust: cell.TrustGuest,
+		ExitUntil: &soon, ExitThen: "de", ExitChoice: []string{"nl"}, Socks: []string{"nl"},
 		Services: []string{"x"}, Peers: []string{"y"}, LAN: []string{"z"}, Created: time.Unix(1e9, 0),
 	}
 	same := full

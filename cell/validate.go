@@ -138,6 +138,10 @@ func (s *State) validateRest(v *validation) {
 			e.validate(v, s)
 		})
 	}
+	v.max("chains", len(s.Chains), MaxChains)
+	for i := range s.Chains {
+		v.in("chains/"+strconv.Itoa(i), func() { ids.label(s.Chains[i].ID); s.Chains[i].validate(v, s) })
+	}
 	svc, sub, bridges := v.unique("id"), v.unique("subdomain"), v.unique("bridge")
 	for i := range s.Services {
 		x := &s.Services[i]
@@ -299,8 +303,8 @@ func (v *validation) hostIn(field string, a netip.Addr, p netip.Prefix, gateway 
 }
 
 func (v *validation) exitRef(field, id string, s *State) {
-	if id != "" && id != ExitDirect && s.Exit(id) == nil {
-		v.add(field, "there is no exit %q; \"direct\" is the uplink", clip(id))
+	if id != "" && id != ExitDirect && id != ExitBlock && s.Exit(id) == nil && s.Chain(id) == nil {
+		v.add(field, "there is no exit %q; \"direct\" is the uplink, \"block\" is nowhere", clip(id))
 	}
 }
 

@@ -77,6 +77,7 @@ func (c *compiler) views() (Views, error) {
 	}
 	c.public()
 	c.forwarders()
+	c.exits()
 	slices.SortFunc(c.v.Listen, netip.AddrPort.Compare)
 	c.v.Listen = slices.Compact(c.v.Listen)
 	slices.SortStableFunc(c.v.Zones, func(a, b Zone) int {
@@ -278,7 +279,7 @@ func (c *compiler) bridge(svc *cell.Service) {
 	if !svc.Enabled || svc.Bridge == "" {
 		return
 	}
-	b := Bridge{Service: svc.ID, Interface: svc.Bridge, Exit: svc.Egress}
+	b := Bridge{Service: svc.ID, Interface: svc.Bridge, Exit: c.s.Way(svc.Egress, c.f)}
 	if b.Exit == cell.ExitDirect {
 		b.Exit = ""
 	}

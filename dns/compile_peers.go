@@ -137,7 +137,7 @@ func (c *compiler) peers() {
 	c.v.Peers = make([]Peer, 0, len(c.active))
 	addrs := make([]netip.Addr, 0, 2*len(c.active))
 	for _, p := range c.active {
-		exit := p.Exit
+		exit := c.s.PeerWay(p, c.f)
 		if exit == cell.ExitDirect {
 			exit = ""
 		}

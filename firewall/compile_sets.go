@@ -138,7 +138,7 @@ func (c *compiler) markSets() []Set {
 			if p.IsValid() {
 				s.Elements = append(s.Elements, Element{
 					Key: []Value{name(v.Bridge), addr(p.Addr())}, Last: lastAddr(p),
-					Data: []Value{num(c.s.MarkOf(v.Egress))}, Pointer: at("services", i, "egress"),
+					Data: []Value{num(c.s.MarkOf(c.s.Way(v.Egress, &c.f)))}, Pointer: at("services", i, "egress"),
 				})
 			}
 		}
@@ -151,7 +151,13 @@ func (c *compiler) markSets() []Set {
 			relay.Elements = append(relay.Elements, Element{Key: []Value{num(e.Mark())}, Chain: relayChain(e), Pointer: at("exits", i, "")})
 		}
 	}
-	return []Set{m4, m6, s4, s6, relay, c.way("way")}
+	udp := set("udp_relay", Mark)
+	for i := range c.s.Exits {
+		if e := &c.s.Exits[i]; !e.Routed() && e.Enabled && c.f.Exits[e.ID].UDP {
+			udp.Elements = append(udp.Elements, Element{Key: []Value{num(e.Mark())}, Pointer: at("exits", i, "")})
+		}
+	}
+	return []Set{m4, m6, s4, s6, relay, udp, c.way("way")}
 }
 
 // peerMarks are the elements of mark4 and mark6. There may be thousands, so
@@ -169,10 +175,11 @@ func (c *compiler) peerMarks() (v4, v6 []Element) {
 	pointers, begin := string(text), 0
 	for k, i := range c.peers {
 		p := &c.s.Peers[i]
-		mark, ok := marks[p.Exit]
+		exit := p.ExitNow(&c.f)
+		mark, ok := marks[exit]
 		if !ok {
-			mark = []Value{num(c.s.MarkOf(p.Exit))}
-			marks[p.Exit] = mark
+			mark = []Value{num(c.s.MarkOf(c.s.Way(exit, &c.f)))}
+			marks[exit] = mark
 		}
 		values = append(values, addr(p.Address4), addr(p.Address6))
 		v4 = append(v4, Element{Key: values[2*k : 2*k+1 : 2*k+1], Data: mark, Pointer: pointers[begin:ends[k]]})
@@ -342,6 +349,17 @@ func (c *compiler) portSets() []Set {
 			}
 		}
 	}
+	socks := newPair("socks", SAddr, DPort)
+	for _, i := range c.peers {
+		p := &c.s.Peers[i]
+		for j, id := range p.Socks {
+			if e := c.s.Exit(id); e != nil && e.Enabled && e.Socks {
+				ptr := at("peers", i, "socks") + at("", j, "")[1:]
+				socks.add(p.Address4, ptr, []Value{addr(p.Address4), num(e.SocksPort())})
+				socks.add(p.Address6, ptr, []Value{addr(p.Address6), num(e.SocksPort())})
+			}
+		}
+	}
 	key := []Field{L4Proto, DPort}
 	return []Set{
 		{Name: "peer_ports", Key: key, Elements: peer},
@@ -349,6 +367,7 @@ func (c *compiler) portSets() []Set {
 		{Name: "public_ports", Key: key, Elements: public},
 		{Name: "web_ports", Key: key, Elements: []Element{http, https}},
 		lan.v4, lan.v6,
+		socks.v4, socks.v6,
 		set("wireguard_port", SPort).with(Element{Key: []Value{num(wg)}, Pointer: "/network/tunnel/listen_port"}),
 		set("transport", L4Proto).with(Element{Key: []Value{tcp}}, Element{Key: []Value{udp}}),
 		neighbourSet(),

@@ -36,6 +36,7 @@ type Controller struct {
 	earlyEnded bool // the early table is known to be gone; guarded by mu
 
 	notices noticeBoard
+	changes changes // of the last Apply
 }
 
 // New returns a controller that has touched nothing yet.
@@ -53,6 +54,7 @@ func (c *Controller) Apply(ctx context.Context, p Policy) (changed bool, err err
 	if err := mayAdminister(); err != nil {
 		return false, err
 	}
+	c.changes.reset()
 	p = p.forKernel()
 	c.sysctls.Store(nil) // a parameter that can't be set is retried by the caller's clock
 	seen := &seen{want: p.Routes}
@@ -85,6 +87,7 @@ func (c *Controller) Apply(ctx context.Context, p Policy) (changed bool, err err
 		}
 		did, err := s.run()
 		if did {
+			c.changes.note(s.doing)
 			c.log.Debug("changed the kernel", "step", s.doing)
 		}
 		changed = changed || did

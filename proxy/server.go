@@ -198,7 +198,7 @@ func (s *Server) listeners(base context.Context) []listener {
 					WriteByteTimeout:     time.Minute,
 				},
 				BaseContext: func(net.Listener) context.Context { return base },
-				ErrorLog:    slog.NewLogLogger(s.cfg.Log.Handler(), slog.LevelDebug),
+				ErrorLog:    lifecycle.ErrorLog(s.cfg.Log, "proxy connection"),
 			}
 		}
 	}
@@ -235,7 +235,7 @@ func (s *Server) listen(ctx context.Context, l listener, tried func()) {
 }
 
 func (s *Server) serve(ctx context.Context, l listener, ln net.Listener) error {
-	srv, f := l.server(), &filter{Listener: ln, server: s, plain: l.plain}
+	srv, f := l.server(), &filter{Listener: ln, server: s, name: "listener " + l.name, plain: l.plain}
 	done := make(chan struct{})
 	stop := context.AfterFunc(ctx, func() {
 		defer close(done)

@@ -6,6 +6,7 @@ import (
 	"net/netip"
 	"slices"
 	"strings"
+	"time"
 
 	"github.com/personal-internet-cell/pic/cell"
 )
@@ -16,7 +17,8 @@ type Devices []Device
 
 // Device is one WireGuard interface, wanted.
 type Device struct {
-	Name       string
+	Name string
+	// ListenPort 0 lets the kernel choose, once.
 	ListenPort uint16
 	// PrivateKey refers to the key; PublicKey is its public half.
 	PrivateKey cell.SecretRef
@@ -31,16 +33,21 @@ type Device struct {
 	Peers []Peer
 }
 
-// Peer is an entry of a device. It has no endpoint and no keepalive: peers come
-// to the cell, and it learns where they are.
+// Peer is an entry of a device.
 type Peer struct {
 	Name      string
 	PublicKey cell.Key
 	// PresharedKey may be empty: none.
 	PresharedKey cell.SecretRef
 	// AllowedIPs are the peer's own addresses, one of each family; cryptokey
-	// routing makes them its proof of identity.
+	// routing makes them its proof of identity. The server of an exit has what it
+	// carries.
 	AllowedIPs []netip.Prefix
+	// Endpoint is where the server of an exit is; invalid: not known yet, or a
+	// peer, which comes to the cell.
+	Endpoint netip.AddrPort
+	// Keepalive is 0 (off) for peers: it is their NAT that must be kept open.
+	Keepalive time.Duration
 }
 
 // Compile returns the devices that s wants, given f. It refuses a state in
@@ -96,7 +103,7 @@ func Compile(s *cell.State, f cell.Facts) (Devices, error) {
 	if err := d.validate(); err != nil {
 		return nil, fmt.Errorf("compiling %s: %w", d.Name, err)
 	}
-	return Devices{d}, nil
+	return append(Devices{d}, exitDevices(s, &f)...), nil
 }
 
 // validate reports everything that would make WireGuard do something else than
@@ -159,8 +166,11 @@ func (d *Device) write(b *strings.Builder) {
 		fmt.Fprintf(b, "ip address add %s dev %s\n", a, d.Name)
 	}
 	fmt.Fprintf(b, "ip link set %s mtu %d up\n", d.Name, d.MTU)
-	fmt.Fprintf(b, "\n# %s, public key %s\n[Interface]\nPrivateKey = secret:%s\nListenPort = %d\nFwMark = %#x\n",
-		d.Name, d.PublicKey, d.PrivateKey, d.ListenPort, d.FirewallMark)
+	fmt.Fprintf(b, "\n# %s, public key %s\n[Interface]\nPrivateKey = secret:%s\n", d.Name, d.PublicKey, d.PrivateKey)
+	if d.ListenPort != 0 {
+		fmt.Fprintf(b, "ListenPort = %d\n", d.ListenPort)
+	}
+	fmt.Fprintf(b, "FwMark = %#x\n", d.FirewallMark)
 	for i := range d.Peers {
 		p := &d.Peers[i]
 		fmt.Fprintf(b, "\n# peer %s\n[Peer]\nPublicKey = %s\n", p.Name, p.PublicKey)
@@ -168,6 +178,12 @@ func (d *Device) write(b *strings.Builder) {
 			fmt.Fprintf(b, "PresharedKey = secret:%s\n", p.PresharedKey)
 		}
 		fmt.Fprintf(b, "AllowedIPs = %s\n", joinPrefixes(p.AllowedIPs))
+		if p.Endpoint.IsValid() {
+			fmt.Fprintf(b, "Endpoint = %s\n", p.Endpoint)
+		}
+		if p.Keepalive != 0 {
+			fmt.Fprintf(b, "PersistentKeepalive = %d\n", int(p.Keepalive.Seconds()))
+		}
 	}
 }
 

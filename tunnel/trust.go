@@ -21,6 +21,9 @@ type trust struct {
 
 // trust remembers that d is as wanted. The caller holds mu.
 func (c *Controller) trust(d *Device) {
+	if d.Name != cell.TunnelLink { // an exit has one peer, and where that is, is the device's to say
+		return
+	}
 	if c.embedded[d.Name] == nil && (c.watches == 0 || c.names[d.Name] == 0) {
 		return
 	}
@@ -56,7 +59,8 @@ func (c *Controller) watching() (done func()) {
 func (c *Controller) patch(d *Device, wg WireGuard, created bool) (Patch, []error, error) {
 	old, ok := c.trusted[d.Name]
 	delete(c.trusted, d.Name)
-	if ok && !created && old.index == c.names[d.Name] {
+	// The link of an exit has one peer, whose endpoint moves: it is always read.
+	if ok && d.Name == cell.TunnelLink && !created && old.index == c.names[d.Name] {
 		p, errs := diffPlans(&old.device, d, &c.vault)
 		return p, errs, nil
 	}
@@ -64,7 +68,11 @@ func (c *Controller) patch(d *Device, wg WireGuard, created bool) (Patch, []erro
 	if err != nil {
 		return Patch{}, nil, fmt.Errorf("reading the device: %w", err)
 	}
-	p, errs := diff(d, &have, &c.vault)
+	if c.told[d.Name] == nil {
+		c.told[d.Name] = told{}
+	}
+	c.told[d.Name].see(d, &have)
+	p, errs := diff(d, &have, &c.vault, c.told[d.Name])
 	return p, errs, nil
 }
 
@@ -163,7 +171,8 @@ func differences(old, want []Peer) (gone, came []*Peer) {
 }
 
 func (p *Peer) equal(o *Peer) bool {
-	return p.Name == o.Name && p.PublicKey == o.PublicKey && p.PresharedKey == o.PresharedKey && slices.Equal(p.AllowedIPs, o.AllowedIPs)
+	return p.Name == o.Name && p.PublicKey == o.PublicKey && p.PresharedKey == o.PresharedKey && slices.Equal(p.AllowedIPs, o.AllowedIPs) &&
+		p.Endpoint == o.Endpoint && p.Keepalive == o.Keepalive
 }
 
 // Equal reports whether two plans are the same.

@@ -73,6 +73,7 @@ func (c *Controller) poll(ctx context.Context, poke func()) error {
 			return nil
 		case <-time.After(wait):
 		}
+		lifecycle.Fault("peer poll")
 		begin := time.Now()
 		if c.drifted() {
 			poke()
@@ -100,7 +101,7 @@ func (c *Controller) drifted() bool {
 		if err != nil {
 			continue
 		}
-		if patch, errs := diff(d, &have, &c.vault); len(errs) == 0 && !patch.Empty() {
+		if patch, errs := diff(d, &have, &c.vault, c.told[d.Name]); len(errs) == 0 && !patch.Empty() {
 			return true
 		}
 	}
@@ -112,6 +113,7 @@ func (c *Controller) drifted() bool {
 func (c *Controller) listen(ctx context.Context, poke func()) error {
 	for ctx.Err() == nil {
 		err := c.kernel.Watch(ctx, func(e Event) {
+			lifecycle.Fault("tunnel watch")
 			if c.ours(e) {
 				poke()
 			}
