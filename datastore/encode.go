@@ -11,9 +11,7 @@ import (
 	"hash"
 	"hash/crc32"
 	"hash/fnv"
-	"reflect"
 	"slices"
-	"strings"
 
 	"github.com/personal-internet-cell/pic/cell"
 )
@@ -49,9 +47,11 @@ func (e *encoder) encode(h *header, s *cell.State) ([]byte, error) {
 	if err != nil {
 		return nil, err
 	}
-	pieces, err := e.cut(s.Peers)
-	if err != nil {
-		return nil, err
+	var pieces []*piece
+	if after != nil {
+		if pieces, err = e.cut(s.Peers); err != nil {
+			return nil, err
+		}
 	}
 	document := document{sum: sha256.New()}
 	document.add(before)
@@ -74,27 +74,23 @@ func (e *encoder) encode(h *header, s *cell.State) ([]byte, error) {
 }
 
 // around renders the document without its peers: what json.Marshal makes of the
-// state, up to the bracket that begins their list, and from the one that ends it.
+// state, up to the bracket that begins their list, and from the one that ends
+// it. Where that place can't be told, before is the whole document.
 func around(s *cell.State) (before, after []byte, err error) {
-	out := []byte("{")
-	v := reflect.ValueOf(s).Elem()
-	for i := range v.NumField() {
-		name, _, _ := strings.Cut(v.Type().Field(i).Tag.Get("json"), ",")
-		if i > 0 {
-			out = append(out, ',')
-		}
-		out = append(append(append(out, '"'), name...), `":`...)
-		if name == "peers" && s.Peers != nil {
-			before, out = append(out, '['), []byte("]")
-			continue
-		}
-		b, err := json.Marshal(v.Field(i).Interface())
-		if err != nil {
-			return nil, nil, err
-		}
-		out = append(out, b...)
+	rest := *s
+	rest.Peers = []cell.Peer{}
+	text, err := json.Marshal(&rest)
+	if err != nil {
+		return nil, nil, err
 	}
-	return before, append(out, '}'), nil
+	// In a string the quotes would have backslashes.
+	place := []byte(`"peers":[]`)
+	if s.Peers == nil || bytes.Count(text, place) != 1 {
+		text, err = json.Marshal(s)
+		return text, nil, err
+	}
+	i := bytes.Index(text, place) + len(place) - 1
+	return text[:i:i], text[i:], nil
 }
 
 var comma = []byte{','}
