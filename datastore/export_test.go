@@ -13,7 +13,7 @@ func ReadRevision(file []byte, n cell.Revision) (*cell.State, error) {
 
 // WriteRevision encodes a revision file as Write does.
 func WriteRevision(n cell.Revision, s *cell.State) ([]byte, error) {
-	return encodeRevision(&header{Number: n, Parent: n - 1, Schema: s.Schema}, s)
+	return new(encoder).encode(&header{Number: n, Parent: n - 1, Schema: s.Schema}, s)
 }
 
 // ReadPointer decodes startup.

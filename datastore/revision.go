@@ -36,37 +36,6 @@ type header struct {
 // Migration turns a state document of one schema into the next one's.
 type Migration func(document []byte) ([]byte, error)
 
-// encodeRevision renders a revision file and fills in the header's checksum.
-func encodeRevision(h *header, s *cell.State) ([]byte, error) {
-	doc, err := json.Marshal(s)
-	if err != nil {
-		return nil, err
-	}
-	sum := sha256.Sum256(doc)
-	h.SHA256 = hex.EncodeToString(sum[:])
-	head, err := json.Marshal(h)
-	if err != nil {
-		return nil, err
-	}
-	if len(head) > maxHeader || len(doc) > maxFile {
-		return nil, fmt.Errorf("the state has %d bytes, more than a revision may hold", len(doc))
-	}
-	var buf bytes.Buffer
-	zw, err := gzip.NewWriterLevel(&buf, gzip.BestSpeed)
-	if err != nil {
-		return nil, err
-	}
-	for _, part := range [][]byte{head, []byte("\n"), doc} {
-		if _, err := zw.Write(part); err != nil {
-			return nil, err
-		}
-	}
-	if err := zw.Close(); err != nil {
-		return nil, err
-	}
-	return buf.Bytes(), nil
-}
-
 // readHeader reads the first line of a revision file. The header is plausible,
 // not verified: only reading the file to its end verifies it.
 func readHeader(path string, want cell.Revision) (h header, size int64, err error) {

@@ -44,7 +44,7 @@ func (s *Store) Write(info cell.RevisionInfo, state *cell.State, changed []strin
 		Author: info.Author, Message: info.Message, Changed: changed,
 	}
 	path := filepath.Join(s.dir, revisionsDir, number(info.Number).file())
-	file, err := encodeRevision(&h, state)
+	file, err := s.encoder.encode(&h, state)
 	if err == nil {
 		err = atomicfile.Write(path, file, 0o600)
 	}

@@ -77,6 +77,7 @@ type Store struct {
 	startup   cell.Revision           // 0: none, or not loaded yet
 	unnamed   map[cell.SecretRef]bool // put since the last revision was written
 	swept     bool                    // a Collect has looked at every secret
+	encoder   encoder
 }
 
 // entry is one revision file.

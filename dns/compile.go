@@ -6,6 +6,7 @@ import (
 	"net/netip"
 	"slices"
 	"strings"
+	"sync"
 
 	"github.com/personal-internet-cell/pic/cell"
 )
@@ -19,11 +20,37 @@ const (
 
 // Compile derives the plan from what is wanted and what is known. It is pure.
 // A record that can't be served is an [*cell.InvalidError] with its pointer.
-func Compile(s *cell.State, f cell.Facts) (Views, error) {
+func Compile(s *cell.State, f cell.Facts) (Views, error) { return new(Compiler).Compile(s, f) }
+
+// Compiler is Compile for states that follow one another: it makes what the
+// plan says of a peer only when the peer changed. Its plans are those of
+// Compile. Its methods may be called from any goroutine.
+type Compiler struct {
+	mu    sync.Mutex
+	taken *taken
+}
+
+// Compile is the function of that name.
+func (k *Compiler) Compile(s *cell.State, f cell.Facts) (Views, error) {
 	if !s.Claimed() {
 		return Views{}, nil // nobody's cell offers nothing to anybody
 	}
+	k.mu.Lock()
+	old := k.taken
+	k.mu.Unlock()
 	c := &compiler{s: s, f: &f, domains: fqdns(s.Identity.Domains()), active: activePeers(s, &f)}
+	c.taken = old.next(c.active, c.domains)
+	v, err := c.views()
+	if err == nil {
+		k.mu.Lock()
+		k.taken = c.taken
+		k.mu.Unlock()
+	}
+	return v, err
+}
+
+func (c *compiler) views() (Views, error) {
+	s := c.s
 	if err := c.checkRecords(); err != nil {
 		return Views{}, err
 	}
@@ -65,7 +92,7 @@ type compiler struct {
 	v       Views
 	domains []string // the effective domain's first
 	active  []*cell.Peer
-	targets []string // see peerTargets
+	taken   *taken   // of active
 	records []Record // checked, one per admin record
 }
 
@@ -113,11 +140,10 @@ func (c *compiler) zones(view string, audience cell.View, addrs []netip.Addr, vi
 				}
 			}
 		}
-		rr = sorted(rr, apex)
-		if audience == cell.ViewPeer {
-			rr = slices.Concat(rr, c.peerNames(apex))
+		if rr = head(sorted(rr, apex), 0); audience == cell.ViewPeer {
+			rr = c.peerNames(rr, i)
 		}
-		c.add(view, apex, rr)
+		c.complete(view, apex, rr)
 	}
 }
 
@@ -160,16 +186,25 @@ func addressRecords(name string, addrs []netip.Addr, service string) (rr []Recor
 	return rr
 }
 
-// add completes a zone by its SOA and NS records and puts it into the plan.
-func (c *compiler) add(view, apex string, rr []Record) {
+// headed is how many records a zone begins with that complete makes.
+const headed = 2
+
+// head is rr with room in front, and behind for so many more.
+func head(rr []Record, more int) []Record {
+	return append(make([]Record, headed, headed+len(rr)+more), rr...)
+}
+
+func (c *compiler) add(view, apex string, rr []Record) { c.complete(view, apex, head(rr, 0)) }
+
+// complete puts a zone's SOA and NS records in front and the zone into the plan.
+func (c *compiler) complete(view, apex string, rr []Record) {
 	server := "pic." + c.domains[0]
 	if slices.Contains(c.domains, apex) {
 		server = "pic." + apex
 	}
-	out := append(make([]Record, 0, len(rr)+2),
-		Record{apex, defaultTTL, "SOA", fmt.Sprintf("%s hostmaster.%s %d 3600 600 604800 %d", server, c.domains[0], serial(rr), negativeTTL), ""},
-		Record{apex, defaultTTL, "NS", server, ""})
-	c.v.Zones = append(c.v.Zones, Zone{View: view, Apex: apex, Records: append(out, rr...)})
+	rr[0] = Record{apex, defaultTTL, "SOA", fmt.Sprintf("%s hostmaster.%s %d 3600 600 604800 %d", server, c.domains[0], serial(rr[headed:]), negativeTTL), ""}
+	rr[1] = Record{apex, defaultTTL, "NS", server, ""}
+	c.v.Zones = append(c.v.Zones, Zone{View: view, Apex: apex, Records: rr})
 }
 
 // serial is a number for a zone's content. Nobody transfers the zone yet, so

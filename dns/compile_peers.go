@@ -2,27 +2,22 @@ package dns
 
 import (
 	"cmp"
-	"encoding/binary"
 	"net/netip"
 	"slices"
 	"strconv"
-	"strings"
 
 	"github.com/personal-internet-cell/pic/cell"
 )
 
 // There may be thousands of peers, and every change of one compiles all of
-// them: what is made for each is cut from texts and lists made for all.
+// them: what is made for each is cut from texts and lists made for all, and a
+// [Compiler] takes over what it made before.
 
 // texts makes many strings with one allocation. They share one text, so that
 // as long as one of them is kept, all are.
 type texts struct {
 	buf  []byte
 	ends []int
-}
-
-func newTexts(count, size int) *texts {
-	return &texts{make([]byte, 0, count*size), make([]int, 0, count)}
 }
 
 // end ends the string that was appended to buf.
@@ -37,30 +32,99 @@ func (t *texts) all() []string {
 	return out
 }
 
-// peerNames are in order already, because c.active is: sorting all records of
-// all peers would be most of the time that a plan takes.
-func (c *compiler) peerNames(apex string) []Record {
-	suffix := "." + cell.PeersLabel + "." + apex
-	t := newTexts(3*len(c.active), 24+len(suffix))
-	for _, p := range c.active {
-		t.buf = append(append(t.buf, p.Name...), suffix...)
-		t.end()
-		for _, a := range [2]netip.Addr{p.Address4, p.Address6} {
+// peerText is an active peer in the words of records.
+type peerText struct {
+	peerKey
+	fqdns        []string // one in each domain
+	text4, text6 string
+}
+
+// peerKey is all that a peerText is made of, apart from the domains.
+type peerKey struct {
+	name   string
+	a4, a6 netip.Addr
+}
+
+// taken is what a [Compiler] made for one state and takes over for the next. It
+// never changes.
+type taken struct {
+	domains []string
+	texts   []peerText
+	reverse [2]reversed // IPv4, IPv6
+	// How texts differ from those it was made from.
+	fresh []int // into texts
+	gone  []peerKey
+}
+
+// next takes over the texts of peers that stayed as they were.
+func (old *taken) next(active []*cell.Peer, domains []string) *taken {
+	t := &taken{domains: domains, texts: make([]peerText, len(active))}
+	var before []peerText
+	if old != nil && slices.Equal(old.domains, domains) {
+		before, t.reverse = old.texts, old.reverse
+	}
+	j := 0
+	for i, p := range active {
+		key := peerKey{p.Name, p.Address4, p.Address6}
+		for ; j < len(before) && before[j].name < p.Name; j++ {
+			t.gone = append(t.gone, before[j].peerKey)
+		}
+		if j < len(before) && before[j].peerKey == key {
+			t.texts[i] = before[j]
+			j++
+			continue
+		}
+		t.texts[i].peerKey = key
+		t.fresh = append(t.fresh, i)
+	}
+	for ; j < len(before); j++ {
+		t.gone = append(t.gone, before[j].peerKey)
+	}
+	t.write()
+	return t
+}
+
+// write makes the texts of the fresh peers.
+func (t *taken) write() {
+	size := 64
+	for _, d := range t.domains {
+		size += len(d) + len(cell.PeersLabel) + 24
+	}
+	each := len(t.domains) + 2 // strings
+	w := texts{make([]byte, 0, len(t.fresh)*size), make([]int, 0, each*len(t.fresh))}
+	for _, i := range t.fresh {
+		p := &t.texts[i]
+		for _, d := range t.domains {
+			w.buf = append(append(append(w.buf, p.name...), "."+cell.PeersLabel+"."...), d...)
+			w.end()
+		}
+		for _, a := range [2]netip.Addr{p.a4, p.a6} {
 			if a.IsValid() {
-				t.buf = a.AppendTo(t.buf)
+				w.buf = a.AppendTo(w.buf)
 			}
-			t.end()
+			w.end()
 		}
 	}
-	text := t.all()
-	rr := make([]Record, 0, 2*len(c.active))
-	for i, p := range c.active {
-		name, v4, v6 := text[3*i], text[3*i+1], text[3*i+2]
-		if p.Address4.IsValid() {
-			rr = append(rr, Record{name, defaultTTL, "A", v4, ""})
+	all := w.all()
+	for k, i := range t.fresh {
+		p, made := &t.texts[i], all[each*k:each*(k+1)]
+		p.fqdns, p.text4, p.text6 = made[:len(t.domains)], made[len(t.domains)], made[len(t.domains)+1]
+	}
+}
+
+// peerNames adds the peers' names in a domain. They are in order already,
+// because c.taken.texts are: sorting all records of all peers would be most of the
+// time that a plan takes.
+func (c *compiler) peerNames(rr []Record, domain int) []Record {
+	rr = slices.Grow(rr, 2*len(c.taken.texts))
+	for i := range c.taken.texts {
+		p := &c.taken.texts[i]
+		name := p.fqdns[domain]
+		if p.a4.IsValid() {
+			rr = append(rr, Record{name, defaultTTL, "A", p.text4, ""})
 		}
-		if p.Address6.IsValid() {
-			rr = append(rr, Record{name, defaultTTL, "AAAA", v6, ""})
+		if p.a6.IsValid() {
+			rr = append(rr, Record{name, defaultTTL, "AAAA", p.text6, ""})
 		}
 	}
 	return rr
@@ -124,105 +188,4 @@ func (g *grants) of(p *cell.Peer) []string {
 	}
 	g.seen[string(g.key)] = ids
 	return ids
-}
-
-// reverse adds the tunnel's reverse zones to the peer view.
-func (c *compiler) reverse() {
-	t := c.s.Network.Tunnel
-	c.reverseOf(t.Prefix4, t.Gateway4(), func(p *cell.Peer) netip.Addr { return p.Address4 })
-	c.reverseOf(t.Prefix6, t.Gateway6(), func(p *cell.Peer) netip.Addr { return p.Address6 })
-}
-
-// pointer is an address and the name it leads to.
-type pointer struct {
-	addr   netip.Addr
-	target string
-	hi, lo uint64 // order like the reverse names, see reverseOrder
-}
-
-func (c *compiler) reverseOf(prefix netip.Prefix, gateway netip.Addr, address func(*cell.Peer) netip.Addr) {
-	list := make([]pointer, 0, len(c.active)+1)
-	add := func(a netip.Addr, target string) {
-		if prefix.Contains(a) {
-			hi, lo := reverseOrder(a)
-			list = append(list, pointer{a, target, hi, lo})
-		}
-	}
-	add(gateway, c.domains[0])
-	targets := c.peerTargets()
-	for i, p := range c.active {
-		add(address(p), targets[i])
-	}
-	slices.SortFunc(list, func(a, b pointer) int { return cmp.Or(cmp.Compare(a.hi, b.hi), cmp.Compare(a.lo, b.lo)) })
-	t := newTexts(len(list), len(reverseName(gateway)))
-	for i := range list {
-		t.buf = appendReverse(t.buf, list[i].addr)
-		t.end()
-	}
-	owners := t.all()
-	apexes := reverseZones(prefix)
-	zones := make(map[string][]Record, len(apexes))
-	cut := 0 // labels of an owner name in front of its zone's apex
-	for _, z := range apexes {
-		zones[z] = make([]Record, 0, (len(list)+len(apexes)-1)/len(apexes))
-		cut = strings.Count(reverseName(gateway), ".") - strings.Count(z, ".")
-	}
-	for i := range list {
-		apex := trimLabels(owners[i], cut)
-		zones[apex] = append(zones[apex], Record{owners[i], defaultTTL, "PTR", list[i].target, ""})
-	}
-	for apex, rr := range zones {
-		c.add(peerView, apex, sorted(rr, apex)) // in order already, but for equal addresses
-	}
-}
-
-// peerTargets are the names of the active peers in the effective domain.
-func (c *compiler) peerTargets() []string {
-	if c.targets == nil {
-		suffix := "." + cell.PeersLabel + "." + c.domains[0]
-		t := newTexts(len(c.active), 24+len(suffix))
-		for _, p := range c.active {
-			t.buf = append(append(t.buf, p.Name...), suffix...)
-			t.end()
-		}
-		c.targets = t.all()
-	}
-	return c.targets
-}
-
-// reverseOrder maps addresses of one family to numbers that are in the order of
-// their reverse names: those begin with the last octet or nibble.
-func reverseOrder(a netip.Addr) (hi, lo uint64) {
-	if a.Is4() {
-		for i, o := range a.As4() {
-			lo |= uint64(octetOrder(o)) << (16 * i)
-		}
-		return 0, lo
-	}
-	b := a.As16()
-	return reverseNibbles(binary.BigEndian.Uint64(b[8:])), reverseNibbles(binary.BigEndian.Uint64(b[:8]))
-}
-
-// octetOrder orders octets as their decimal texts followed by a dot, which
-// comes before every digit: 1, 10, 100, 101, …, 11, 110, …, 2.
-func octetOrder(o byte) uint16 {
-	digits := [3]uint16{} // 0: no digit, else one more than it
-	switch {
-	case o >= 100:
-		digits = [3]uint16{uint16(o/100) + 1, uint16(o/10%10) + 1, uint16(o%10) + 1}
-	case o >= 10:
-		digits = [3]uint16{uint16(o/10) + 1, uint16(o%10) + 1}
-	default:
-		digits[0] = uint16(o) + 1
-	}
-	return digits[0]<<8 | digits[1]<<4 | digits[2]
-}
-
-// reverseNibbles puts the last nibble first.
-func reverseNibbles(x uint64) uint64 {
-	const every = 0x0f0f0f0f0f0f0f0f
-	x = x>>4&every | x&every<<4 // within each byte
-	var b [8]byte
-	binary.LittleEndian.PutUint64(b[:], x)
-	return binary.BigEndian.Uint64(b[:])
 }

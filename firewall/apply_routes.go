@@ -96,8 +96,8 @@ func parseRoute(b []byte, family uint8, names map[uint32]string) (k *kernelRoute
 // addRoutes adds those of the wanted routes that are missing. A route by a
 // link that is gone or down is passed over: it is added when the link is back,
 // and until then the unreachable route answers.
-func addRoutes(want []Route, which func(Route) bool) (changed bool, err error) {
-	have, err := listRoutes(want)
+func addRoutes(seen *seen, want []Route, which func(Route) bool) (changed bool, err error) {
+	have, err := seen.listRoutes()
 	if err != nil {
 		return false, err
 	}
@@ -105,6 +105,7 @@ func addRoutes(want []Route, which func(Route) bool) (changed bool, err error) {
 		if !which(r) || slices.ContainsFunc(have, func(k kernelRoute) bool { return k.is(r) }) {
 			continue
 		}
+		seen.routesChanged()
 		switch err := r.add(); {
 		case err == nil:
 			changed = true
@@ -118,8 +119,8 @@ func addRoutes(want []Route, which func(Route) bool) (changed bool, err error) {
 }
 
 // removeRoutes removes what listRoutes finds and is not wanted.
-func removeRoutes(want []Route) (changed bool, err error) {
-	have, err := listRoutes(want)
+func removeRoutes(seen *seen, want []Route) (changed bool, err error) {
+	have, err := seen.listRoutes()
 	if err != nil {
 		return false, err
 	}
@@ -127,6 +128,7 @@ func removeRoutes(want []Route) (changed bool, err error) {
 		if slices.ContainsFunc(want, k.is) {
 			continue
 		}
+		seen.routesChanged()
 		switch err := k.remove(); {
 		case err == nil:
 			changed = true

@@ -94,8 +94,8 @@ func parseRule(b []byte, family uint8) (k kernelRule, ours bool, err error) {
 }
 
 // addRules adds the rules that are missing.
-func addRules(want []RoutingRule) (changed bool, err error) {
-	have, err := listRules()
+func addRules(seen *seen, want []RoutingRule) (changed bool, err error) {
+	have, err := seen.listRules()
 	if err != nil {
 		return false, err
 	}
@@ -109,6 +109,7 @@ func addRules(want []RoutingRule) (changed bool, err error) {
 		if index[r] {
 			continue
 		}
+		seen.rulesChanged()
 		switch err := r.add(); {
 		case err == nil:
 			changed = true
@@ -120,8 +121,8 @@ func addRules(want []RoutingRule) (changed bool, err error) {
 }
 
 // removeRules removes the rules of ours that are not wanted.
-func removeRules(want []RoutingRule) (changed bool, err error) {
-	have, err := listRules()
+func removeRules(seen *seen, want []RoutingRule) (changed bool, err error) {
+	have, err := seen.listRules()
 	if err != nil {
 		return false, err
 	}
@@ -133,6 +134,7 @@ func removeRules(want []RoutingRule) (changed bool, err error) {
 		if !k.odd && index[k.rule] {
 			continue
 		}
+		seen.rulesChanged()
 		switch err := k.remove(); {
 		case err == nil:
 			changed = true

@@ -57,21 +57,26 @@ func (c *Controller) Apply(ctx context.Context, p Policy) (changed bool, err err
 	c.changes.reset()
 	p = p.forKernel()
 	c.sysctls.Store(nil) // a parameter that can't be set is retried by the caller's clock
+	seen := &seen{want: p.Routes}
 	steps := []struct {
 		doing string
 		run   func() (bool, error)
 	}{
 		{"applying the guard table", func() (bool, error) { return c.applyTable(ctx, &p.Guard, nil) }},
-		{"adding policy rules", func() (bool, error) { return addRules(p.Rules) }},
-		{"adding unreachable routes", func() (bool, error) { return addRoutes(p.Routes, func(r Route) bool { return r.Kind != Unicast }) }},
+		{"adding policy rules", func() (bool, error) { return addRules(seen, p.Rules) }},
+		{"adding unreachable routes", func() (bool, error) {
+			return addRoutes(seen, p.Routes, func(r Route) bool { return r.Kind != Unicast })
+		}},
 		{"applying the rule table", func() (bool, error) { return c.applyTable(ctx, &p.Main, &c.cut) }},
 		{"applying the accounting table", func() (bool, error) { return c.applyTable(ctx, &p.Acct, nil) }},
-		{"adding routes", func() (bool, error) { return addRoutes(p.Routes, func(r Route) bool { return r.Kind == Unicast }) }},
-		{"removing policy rules", func() (bool, error) { return removeRules(p.Rules) }},
-		{"removing routes", func() (bool, error) { return removeRoutes(p.Routes) }},
+		{"adding routes", func() (bool, error) {
+			return addRoutes(seen, p.Routes, func(r Route) bool { return r.Kind == Unicast })
+		}},
+		{"removing policy rules", func() (bool, error) { return removeRules(seen, p.Rules) }},
+		{"removing routes", func() (bool, error) { return removeRoutes(seen, p.Routes) }},
 		{"setting kernel parameters", func() (bool, error) { return applySysctls(p.Sysctls) }},
 		{"ending connections", c.endSessions},
-		{"reading back", func() (bool, error) { return false, c.verify(p, changed) }},
+		{"reading back", func() (bool, error) { return false, c.verify(seen, p, changed) }},
 		{"enabling forwarding", func() (bool, error) { return applySysctls(p.Forwarding) }},
 		{"passing Docker's firewall", func() (bool, error) { return c.passDocker(len(p.Forwarding) > 0), nil }},
 		{"ending the early rules", func() (bool, error) { return c.endEarly(ctx) }},
@@ -140,14 +145,14 @@ func mayAdminister() error {
 }
 
 // verify reads everything back. Nothing is forwarded before that succeeded.
-func (c *Controller) verify(p Policy, changed bool) error {
+func (c *Controller) verify(seen *seen, p Policy, changed bool) error {
 	if !changed && len(p.Forwarding) == 0 {
 		return nil
 	}
 	if err := c.verifyTables(&p.Guard, &p.Main, &p.Acct); err != nil {
 		return err
 	}
-	have, err := listRules()
+	have, err := seen.listRules()
 	if err != nil {
 		return err
 	}
@@ -156,7 +161,7 @@ func (c *Controller) verify(p Policy, changed bool) error {
 			return fmt.Errorf("the policy rule %q is missing", r)
 		}
 	}
-	routes, err := listRoutes(p.Routes)
+	routes, err := seen.listRoutes()
 	if err != nil {
 		return err
 	}
@@ -212,10 +217,10 @@ func (c *Controller) Flush(ctx context.Context) error {
 	if err := mayAdminister(); err != nil {
 		return err
 	}
-	if _, err := removeRules(nil); err != nil {
+	if _, err := removeRules(&seen{}, nil); err != nil {
 		return fmt.Errorf("removing policy rules: %w", explain(err))
 	}
-	if _, err := removeRoutes(nil); err != nil {
+	if _, err := removeRoutes(&seen{}, nil); err != nil {
 		return fmt.Errorf("removing routes: %w", explain(err))
 	}
 	c.passDocker(false)

@@ -86,9 +86,9 @@ func (e *Engine) begin(fresh func() (*cell.State, map[cell.SecretRef]cell.Secret
 // The caller holds the lock.
 func (e *Engine) resettle(ctx context.Context) (errs []error, changed bool) {
 	e.mu.Lock()
-	state, n, facts := e.state, e.revision, e.facts
+	state, n, facts, before := e.state, e.revision, e.facts, e.compiled
 	e.mu.Unlock()
-	c := e.compile(state, facts)
+	c := e.recompile(before, state, facts)
 	errs, changed = e.settle(ctx, c, n)
 	e.mu.Lock()
 	e.setCompiled(c)

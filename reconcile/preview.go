@@ -50,7 +50,7 @@ func (e *Engine) Diff(from, to cell.Revision) (*Preview, error) {
 		return nil, err
 	}
 	facts := e.Facts()
-	before := compiled{make([]Plan, len(e.stages)), make([]error, len(e.stages))}
+	before := compiled{plans: make([]Plan, len(e.stages)), errs: make([]error, len(e.stages))}
 	if from != 0 {
 		before = e.compile(a, facts)
 	}

@@ -258,7 +258,7 @@ func (e *Engine) plansDiffer() bool {
 	e.mu.Lock()
 	state, facts, before := e.state, e.facts, e.compiled
 	e.mu.Unlock()
-	return !e.equal(before, e.compile(state, facts))
+	return !e.equal(before, e.recompile(before, state, facts))
 }
 
 // runLearner keeps a source of facts going.

@@ -4,7 +4,10 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"reflect"
+	"slices"
 	"strings"
+	"sync"
 
 	"github.com/personal-internet-cell/pic/cell"
 	"github.com/personal-internet-cell/pic/internal/lifecycle"
@@ -24,6 +27,9 @@ func (e *waitsError) Error() string { return "waits for " + e.stage }
 type compiled struct {
 	plans []Plan
 	errs  []error
+	// What it was made of; nil where that does not matter.
+	state *cell.State
+	facts *cell.Facts
 }
 
 func (c compiled) byName(stages []*stage) map[string]Plan {
@@ -36,16 +42,31 @@ func (c compiled) byName(stages []*stage) map[string]Plan {
 	return m
 }
 
-// compile turns a state into plans. A panic in a stage is that stage's error.
+// compile turns a state into plans, all stages at the same time: they are
+// pure. A panic in a stage is that stage's error.
 func (e *Engine) compile(s *cell.State, f cell.Facts) compiled {
-	c := compiled{make([]Plan, len(e.stages)), make([]error, len(e.stages))}
+	c := compiled{make([]Plan, len(e.stages)), make([]error, len(e.stages)), s, &f}
+	var wg sync.WaitGroup
 	for i, st := range e.stages {
-		c.errs[i] = lifecycle.Protect(e.log, "compiling "+st.Name(), func() (err error) {
-			c.plans[i], err = st.Compile(s, f)
-			return err
+		wg.Go(func() {
+			c.errs[i] = lifecycle.Protect(e.log, "compiling "+st.Name(), func() (err error) {
+				c.plans[i], err = st.Compile(s, f)
+				return err
+			})
 		})
 	}
+	wg.Wait()
 	return c
+}
+
+// recompile is compile for what was compiled before: stages are pure, so for
+// the same state and facts the plans are the same too.
+func (e *Engine) recompile(before compiled, s *cell.State, f cell.Facts) compiled {
+	failed := slices.ContainsFunc(before.errs, func(err error) bool { return err != nil })
+	if !failed && before.state != nil && before.state == s && reflect.DeepEqual(*before.facts, f) {
+		return before
+	}
+	return e.compile(s, f)
 }
 
 // equal reports whether two compilations want the same of the world.

@@ -15,7 +15,8 @@ type Plan interface{ fmt.Stringer }
 // Stage is one subsystem as the engine sees it.
 type Stage interface {
 	Name() string
-	// Compile is pure and deterministic; it holds on to nothing it is given.
+	// Compile is pure and deterministic; it holds on to nothing it is given, and
+	// runs beside that of other stages, and beside another of its own.
 	Compile(*cell.State, cell.Facts) (Plan, error)
 	// Apply makes the world equal to the plan and reports whether it had to
 	// change anything. Applied twice, the second time changes nothing. It must

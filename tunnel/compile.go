@@ -76,13 +76,19 @@ func Compile(s *cell.State, f cell.Facts) (Devices, error) {
 	for _, name := range f.Expired {
 		expired[name] = true
 	}
-	d.Peers = make([]Peer, 0, len(s.Peers))
-	ips := make([]netip.Prefix, 0, 2*len(s.Peers)) // of all peers, cut into pieces
+	active := make([]*cell.Peer, 0, len(s.Peers))
 	for i := range s.Peers {
-		p := &s.Peers[i]
-		if !p.Enabled || expired[p.Name] {
-			continue
+		if p := &s.Peers[i]; p.Enabled && !expired[p.Name] {
+			active = append(active, p)
 		}
+	}
+	byName := func(a, b *cell.Peer) int { return strings.Compare(a.Name, b.Name) }
+	if !slices.IsSortedFunc(active, byName) {
+		slices.SortFunc(active, byName)
+	}
+	d.Peers = make([]Peer, 0, len(active))
+	ips := make([]netip.Prefix, 0, 2*len(active)) // of all peers, cut into pieces
+	for _, p := range active {
 		begin := len(ips)
 		for _, a := range [2]netip.Addr{p.Address4, p.Address6} {
 			if a.IsValid() {
@@ -94,10 +100,6 @@ func Compile(s *cell.State, f cell.Facts) (Devices, error) {
 			AllowedIPs: ips[begin:len(ips):len(ips)],
 		})
 	}
-	byName := func(a, b Peer) int { return strings.Compare(a.Name, b.Name) }
-	if !slices.IsSortedFunc(d.Peers, byName) {
-		slices.SortFunc(d.Peers, byName)
-	}
 	if err := d.validate(); err != nil {
 		return nil, fmt.Errorf("compiling %s: %w", d.Name, err)
 	}
@@ -108,11 +110,18 @@ func Compile(s *cell.State, f cell.Facts) (Devices, error) {
 // the plan says.
 func (d *Device) validate() error {
 	var errs []error
-	keys := make(map[cell.Key]string, len(d.Peers)+1)
-	keys[d.PublicKey] = "the cell"
-	addrs := make(map[netip.Addr]string, 2*len(d.Peers)+2)
+	const own = -1
+	keys := make(map[cell.Key]int32, len(d.Peers)+1) // into Peers
+	keys[d.PublicKey] = own
+	addrs := make(map[netip.Addr]int32, 2*len(d.Peers)+2) // into Peers
 	for _, a := range d.Addresses {
-		addrs[a.Addr()] = "the cell"
+		addrs[a.Addr()] = own
+	}
+	named := func(i int32) string {
+		if i == own {
+			return "the cell"
+		}
+		return d.Peers[i].Name
 	}
 	if !d.PublicKey.Valid() {
 		errs = append(errs, errors.New("the cell's public key is not a WireGuard key"))
@@ -122,17 +131,17 @@ func (d *Device) validate() error {
 		if !p.PublicKey.Valid() {
 			errs = append(errs, fmt.Errorf("peer %s: the public key is not a WireGuard key", p.Name))
 		} else if who, ok := keys[p.PublicKey]; ok {
-			errs = append(errs, fmt.Errorf("peer %s has the public key of %s", p.Name, who))
+			errs = append(errs, fmt.Errorf("peer %s has the public key of %s", p.Name, named(who)))
 		}
-		keys[p.PublicKey] = p.Name
+		keys[p.PublicKey] = int32(i)
 		if len(p.AllowedIPs) == 0 {
 			errs = append(errs, fmt.Errorf("peer %s has no address", p.Name))
 		}
 		for _, a := range p.AllowedIPs {
 			if who, ok := addrs[a.Addr()]; ok {
-				errs = append(errs, fmt.Errorf("peer %s has the address %s of %s", p.Name, a.Addr(), who))
+				errs = append(errs, fmt.Errorf("peer %s has the address %s of %s", p.Name, a.Addr(), named(who)))
 			}
-			addrs[a.Addr()] = p.Name
+			addrs[a.Addr()] = int32(i)
 		}
 	}
 	return errors.Join(errs...)

@@ -22,6 +22,7 @@ type fakeKernel struct {
 	portTaken   uint16
 	links       map[string]*fakeLink
 	patches     []tunnel.Patch
+	shown       int // how often a device was read
 	events      chan tunnel.Event
 	breaks      chan error
 	index       int
@@ -126,6 +127,7 @@ func (k *fakeKernel) Watch(ctx context.Context, event func(tunnel.Event)) error 
 func (l *fakeLink) Show() (tunnel.Observed, error) {
 	l.k.mu.Lock()
 	defer l.k.mu.Unlock()
+	l.k.shown++
 	o := l.device
 	o.Peers = slices.Clone(o.Peers)
 	return o, nil

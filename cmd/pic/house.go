@@ -13,6 +13,7 @@ import (
 	"os"
 	"os/user"
 	"path/filepath"
+	"runtime/debug"
 	"strconv"
 	"sync"
 	"sync/atomic"
@@ -104,7 +105,7 @@ func build(log *slog.Logger, panics *lifecycle.Panics, f *serveFlags, host cell.
 		Stages: h.counts.watch([]reconcile.Stage{
 			reconcile.Required(reconcile.WithNotices(reconcile.NewStage("firewall", firewall.Compile, fw.Apply), fw.Notices)),
 			reconcile.WithNotices(reconcile.NewStage("tunnel", tunnel.Compile, tolerantAtFirst(h.tunnel.Apply)), h.tunnel.Notices),
-			reconcile.WithNotices(reconcile.NewStage("dns", dns.Compile, tolerant(h.dns.Apply)), h.dns.Notices),
+			reconcile.WithNotices(reconcile.NewStage("dns", new(dns.Compiler).Compile, tolerant(h.dns.Apply)), h.dns.Notices),
 			reconcile.WithNotices(reconcile.NewStage("ntp", ntp.Compile, tolerant(h.ntp.Apply)), h.ntp.Notices),
 			reconcile.WithNotices(reconcile.NewStage("proxy", proxy.Compile, tolerant(h.applyProxy)), h.proxy.Notices),
 			reconcile.Background(reconcile.WithNotices(reconcile.NewStage("exits", exits.Compile, h.exits.Apply), h.exits.Notices)),
@@ -193,6 +194,9 @@ func (h *house) run(ctx context.Context, out io.Writer, ready string) error {
 			h.log.Warn("telling systemd", "error", err)
 		}
 		h.log.Info("cell is up", "after", time.Since(h.started).Round(time.Millisecond), "source", h.engine.Source())
+		// With thousands of peers booting takes several times what running does:
+		// documents, batches for the kernel, all of it read back.
+		debug.FreeOSMemory()
 		return lifecycle.Guard(ctx, h.log, "engine", nil, h.engine.Run)
 	})
 	err := lifecycle.Run(ctx, append([]lifecycle.Task{boot}, h.tasks...)...)
