@@ -86,6 +86,7 @@ func New(cfg *Config) *Server {
 		d.SetMultipathTCP(false)
 		s.cfg.Dial = d.DialContext
 	}
+	s.cfg.Dial = s.elsewhere(s.cfg.Dial)
 	s.table.Store(newTable(Routes{}, nil))
 	return s
 }

@@ -23,7 +23,7 @@ import (
 )
 
 func TestMain(m *testing.M) {
-	netnstest.Main(m, netnstest.Helpers{"hold": hold, "fire": fire})
+	netnstest.Main(m, netnstest.Helpers{"hold": hold, "fire": fire, "attacker": attacker})
 }
 
 // hold takes a port until it is killed: network, address.

@@ -184,16 +184,16 @@ func stateTable() []mutant {
 			old: `f, err := os.CreateTemp(dir, tmpPrefix+filepath.Base(path)+"-*")`, new: `f, err := os.Create(path)`,
 		},
 		{
-			guards: "an unsynced startup is put back", file: pointer, test: "TestAnUnsyncedPointerIsNotWhatBoots", in: "cmd/pic",
+			guards: "an unsynced startup is put back", file: pointer, test: "TestAPointerThatCannotBeSyncedIsPutBack",
 			old: `if old := s.revisions[s.startup]; old != nil {`, new: `if old := s.revisions[s.startup]; old == nil {`,
 		},
 		{
-			guards: "startup fits one document only", file: "datastore/load.go", test: "TestDamageIsNeverTakenForAFreshCell", in: "datastore",
-			old: `if sum != "" && h.SHA256 != sum {`, new: `if false {`,
+			guards: "startup fits one document only", file: "datastore/load.go", test: "TestStartupFitsOneDocumentOnly",
+			old: `if len(sums) > 0 && !slices.Contains(sums, h.SHA256) {`, new: `if len(sums) > 0 && h.SHA256 == "" {`,
 		},
 		{
-			guards: "a revision is the document it says it is", file: "datastore/revision.go", test: "TestDamageIsNeverTakenForAFreshCell",
-			old: `case hex.EncodeToString(sum[:]) != h.SHA256:`, new: `case false:`,
+			guards: "a revision is the document it says it is", file: "datastore/revision.go", test: "TestStartupFitsOneDocumentOnly",
+			old: `case hex.EncodeToString(sum[:]) != h.SHA256:`, new: `case hex.EncodeToString(sum[:]) == "":`,
 		},
 		{
 			guards: "an old copy of startup is noticed", file: "datastore/load.go", test: "TestAnOldStartupWithoutItsWitnessIsNoticed",
@@ -201,7 +201,7 @@ func stateTable() []mutant {
 		},
 		{
 			guards: "a lone remainder is no fresh cell", file: "datastore/load.go", test: "TestALoneRemainderIsNotAFreshCell", in: "cmd/pic",
-			old: `if len(history) > 0 || len(s.marks) > 0 || s.highest > 1 || kinds > 1 {`, new: `if false {`,
+			old: `if len(history) > 0 || len(s.marks) > 0 || s.highest > 1 || kinds > 1 {`, new: `if len(history) < 0 || kinds < 0 {`,
 		},
 		{
 			guards: "what was not acknowledged did not happen", file: "datastore/load.go", test: "TestUnacknowledgedRevisionsDoNotSurviveARestart",
@@ -225,7 +225,7 @@ func stateTable() []mutant {
 		},
 		{
 			guards: "confirming after the deadline is too late", file: commit, test: "TestConfirmingAfterTheDeadlineIsTooLate",
-			old: `if !e.now().Before(p.ConfirmBy) {`, new: `if false {`,
+			old: `if !e.now().Before(p.ConfirmBy) {`, new: `if p == nil {`,
 		},
 		{
 			guards: "nothing is committed while a commit waits", file: commit, test: "TestSilenceTakesAConfirmedCommitBack",
@@ -237,7 +237,7 @@ func stateTable() []mutant {
 		},
 		{
 			guards: "a stage that fails takes the commit back", file: commit, test: "TestAStageThatNewlyFailsTakesTheCommitBack",
-			old: `if failed := e.worse(conditions, errs); failed != nil {`, new: `if failed := e.worse(conditions, nil); failed != nil {`,
+			old: `if failed := e.worse(conditions, errs); failed != nil {`, new: `if failed := e.worse(conditions, errs); failed != nil && len(errs) == 0 {`,
 		},
 		{
 			guards: "what was read must still be true", file: commit, test: "TestConcurrentEditsAreNotLost",
@@ -283,16 +283,32 @@ func identityTable() []mutant {
 			old: `if d := auth.Allowed(r.Access, who); d != auth.Allow {`, new: `if d := auth.Allowed(r.Access, who); d == auth.SetupRequired {`,
 		},
 		{
-			guards: "… and for the password again where its row says so", file: routes, test: refuse,
+			guards: "… and for the password again where its row says so", file: routes, test: "TestWhatAsksForThePasswordAgain",
 			old: `r.Reauth && d != auth.Allow {`, new: `r.Reauth && d == auth.SetupRequired {`,
 		},
 		{
 			guards: "a route without an access can't exist", file: routes, test: "TestARouteWithoutAccessCannotBeRegistered",
-			old: `if !slices.Contains(auth.Accesses(), r.Access) {`, new: `if false {`,
+			old: `if !slices.Contains(auth.Accesses(), r.Access) {`, new: `if !slices.Contains(auth.Accesses(), r.Access) && r.Path == "" {`,
 		},
 		{
 			guards: "before the claim only the setup is offered", file: "api/middleware.go", test: "TestUnclaimedCellOffersOnlySetup",
 			old: `case s == nil || !s.Claimed():`, new: `case s == nil:`,
+		},
+		{
+			guards: "before the claim no request without the code writes a file", file: "api/audit.go", test: "TestTheSetupWithstandsTheNetwork", in: "cmd/pic",
+			old: `case !a.claimed() && a.cfg.Engine.Source() != "recovered":`, new: `case !a.claimed() && a.cfg.Engine.Source() == "recovered":`,
+		},
+		{
+			guards: "keys ask for the password again", file: "api/peers.go", test: "TestWhatAsksForThePasswordAgain",
+			old: `Reauth: true, Operation: op("POST", "/api/wireguard/keys"`, new: `Operation: op("POST", "/api/wireguard/keys"`,
+		},
+		{
+			guards: "streams end with their session", file: "api/events.go", test: "TestStreamsEndWithTheirSession",
+			old: `over = a.cfg.Sessions.Done(s.ID)`, new: `_ = s`,
+		},
+		{
+			guards: "a login makes the old session worthless", file: "api/authn.go", test: "TestASessionIsNewWhenAPasswordWasEntered",
+			old: "a.cfg.Sessions.Revoke(old.ID)\n\t}\n\ttoken", new: "_ = old\n\t}\n\ttoken",
 		},
 		{
 			guards: "a recovered cell is closed", file: "api/middleware.go", test: "TestDamagedStateIsAnAlarmAndClosesTheAPI", in: "cmd/pic",
@@ -413,6 +429,14 @@ func dnsTable() []mutant {
 			old: `answers(m, q, true) {`, new: `true {`,
 		},
 		{
+			guards: "a forwarder's redirects are not followed", file: "dns/upstream.go", test: "TestADoHForwarderLeadsNowhereElse",
+			old: `return http.ErrUseLastResponse }}`, new: `return nil }}`,
+		},
+		{
+			guards: "a forwarder is dialed at its address alone", file: "dns/upstream.go", test: "TestADoHForwarderLeadsNowhereElse",
+			old: `return u.connect(ctx, "tcp") },`, new: "d, err := u.dial()\nif err != nil {\nreturn nil, err\n}\nreturn d.DialContext(ctx, \"tcp\", u.conf.ServerName+\":443\") },",
+		},
+		{
 			guards: "floods are limited", file: "dns/wire.go", test: "TestForgedSourcesAreNotFlooded",
 			old: `limited := a == t.internet && !s.rate.take(from.src, time.Now())`, new: `limited := false`,
 		},
@@ -509,6 +533,14 @@ func webTable() []mutant {
 		{
 			guards: "a grant that is taken away ends its streams", file: "proxy/handler.go", test: "TestWebSocketOutlivesASwapButNotItsGrant",
 			old: "st.cancel()\n", new: "_ = st.cancel\n",
+		},
+		{
+			guards: "the proxy does not dial itself", file: upstream, test: "TestAnUpstreamThatIsTheProxyIsNotDialed",
+			old: `(ap.Port() == t.routes.HTTPSPort || ap.Port() == t.routes.HTTPPort) {`, new: `ap.Port() == 0 {`,
+		},
+		{
+			guards: "an upstream is an address on a network of ours", file: "cell/service.go", test: "TestUpstreamsThatTheStateRefuses", in: "proxy",
+			old: `case a.IsLoopback() || a.IsUnspecified() || a.IsMulticast() || a.IsLinkLocalUnicast() || a.Zone() != "":`, new: `case a.IsUnspecified() || a.IsMulticast() || a.Zone() != "":`,
 		},
 		{
 			guards: "connections are capped per source", file: "proxy/accept.go", test: "TestConnectionsAreCapped",
