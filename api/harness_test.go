@@ -48,6 +48,7 @@ type rig struct {
 	factors *auth.SecondFactors
 	audit   *datastore.Audit
 	clock   *shiftedClock
+	metrics func(context.Context, *api.Metrics)
 }
 
 // shiftedClock is the real one, moved.
@@ -132,6 +133,11 @@ func newRig(t *testing.T) *rig {
 				out = append(out, api.PolicyResult{Assertion: text, Result: "holds"})
 			}
 			return out, nil
+		},
+		Metrics: func(ctx context.Context, m *api.Metrics) {
+			if r.metrics != nil {
+				r.metrics(ctx, m)
+			}
 		},
 		NetworkTest: func(context.Context) []api.Check { return nil },
 		UI:          fstest.MapFS{"index.html": {Data: []byte("<!doctype html><title>app</title>")}, "assets/app-1234.js": {Data: []byte("1")}},

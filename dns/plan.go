@@ -113,12 +113,24 @@ func (v Views) Equal(w Views) bool {
 		slices.EqualFunc(v.Bridges, w.Bridges, func(a, b Bridge) bool {
 			return a.Service == b.Service && a.Interface == b.Interface && a.Exit == b.Exit && slices.Equal(a.Prefixes, b.Prefixes)
 		}) &&
-		slices.EqualFunc(v.Peers, w.Peers, func(a, b Peer) bool {
-			return a.Name == b.Name && a.Exit == b.Exit && slices.Equal(a.Addresses, b.Addresses) && slices.Equal(a.Services, b.Services)
-		}) &&
+		equalPeers(v.Peers, w.Peers) &&
 		slices.EqualFunc(v.Zones, w.Zones, func(a, b Zone) bool {
-			return a.View == b.View && a.Apex == b.Apex && slices.Equal(a.Records, b.Records)
+			return a.View == b.View && a.Apex == b.Apex && equalRecords(a.Records, b.Records)
 		})
+}
+
+// Plans may share what did not change between them.
+func shared[T any](a, b []T) bool { return len(a) == len(b) && (len(a) == 0 || &a[0] == &b[0]) }
+
+func equalRecords(a, b []Record) bool { return shared(a, b) || slices.Equal(a, b) }
+
+func equalPeers(a, b []Peer) bool {
+	return shared(a, b) || slices.EqualFunc(a, b, func(a, b Peer) bool { return a.equal(&b) })
+}
+
+func (p *Peer) equal(o *Peer) bool {
+	return p.Name == o.Name && p.Exit == o.Exit && slices.Equal(p.Addresses, o.Addresses) &&
+		(shared(p.Services, o.Services) || slices.Equal(p.Services, o.Services))
 }
 
 // String renders the plan in zone-file notation (RFC 1035 §5); what no zone

@@ -169,6 +169,7 @@ func (r *resolver) start(k key) *flight {
 			close(f.done)
 		}()
 		if err := lifecycle.Protect(r.log, "dns forwarder", func() error {
+			lifecycle.Fault("dns forwarder")
 			var ttl uint32
 			f.reply, ttl = r.ask(us, k, rebind)
 			r.keep(k, f.reply, ttl, epoch)

@@ -20,6 +20,7 @@ import (
 	"golang.org/x/sys/unix"
 
 	"github.com/personal-internet-cell/pic/cell"
+	"github.com/personal-internet-cell/pic/internal/lifecycle"
 )
 
 // Config is what a [Server] needs of the rest of the cell.
@@ -172,6 +173,7 @@ func (s *Server) respond(wire []byte, from origin, send func([]byte)) (later fun
 	if s.inject != nil {
 		s.inject(q.lower)
 	}
+	lifecycle.Fault("dns slow path")
 	t := s.tables.Load()
 	a := t.audience(from.link, from.src)
 	genuine := false

@@ -12,7 +12,6 @@ import (
 	"sort"
 	"strings"
 	"syscall"
-	"time"
 
 	"github.com/personal-internet-cell/pic/api"
 	"github.com/personal-internet-cell/pic/cell"
@@ -171,7 +170,7 @@ func (h *house) serveDebug(ctx context.Context) error {
 	})
 	mux.HandleFunc("/debug/plans", func(w http.ResponseWriter, _ *http.Request) { writePlans(w, h.engine.Plans()) })
 	mux.HandleFunc("/debug/conditions", func(w http.ResponseWriter, _ *http.Request) { writeJSON(w, h.engine.Status()) })
-	return serveHTTP(ctx, l, &http.Server{Handler: mux, ReadHeaderTimeout: 5 * time.Second})
+	return h.serveHTTP(ctx, "debug", l, &http.Server{Handler: mux})
 }
 
 func writeJSON(w http.ResponseWriter, v any) {

@@ -15,6 +15,7 @@ import (
 	"time"
 
 	"github.com/personal-internet-cell/pic/cell"
+	"github.com/personal-internet-cell/pic/internal/lifecycle"
 )
 
 // serveFlags are the flags of `pic serve`.
@@ -113,7 +114,8 @@ func serve(ctx context.Context, inv *invocation) error {
 	if err := level.UnmarshalText([]byte(f.logLevel)); err != nil {
 		return fmt.Errorf("--log-level: %w", err)
 	}
-	log := slog.New(slog.NewTextHandler(inv.err, &slog.HandlerOptions{Level: level}))
+	panics := lifecycle.NewPanics()
+	log := slog.New(panics.Handler(slog.NewTextHandler(inv.err, &slog.HandlerOptions{Level: level})))
 	if m := missingCapabilities(); len(m) > 0 {
 		return fmt.Errorf("this process lacks %s: run it as root (sudo pic serve) or start the systemd unit (systemctl start pic)", strings.Join(m, ", "))
 	}
@@ -124,7 +126,7 @@ func serve(ctx context.Context, inv *invocation) error {
 	if err := os.Remove(ready); err != nil && !errors.Is(err, os.ErrNotExist) {
 		return err
 	}
-	h, err := build(log, f, host)
+	h, err := build(log, panics, f, host)
 	if err != nil {
 		return err
 	}
