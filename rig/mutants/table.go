@@ -457,6 +457,10 @@ func dnsTable() []mutant {
 			old: "if !a.sees(s.service) {\n\t\t\tcontinue", new: "if false {\n\t\t\tcontinue",
 		},
 		{
+			guards: "a listener that stays is not touched", file: "internal/listen/listen.go", test: "TestWhatStaysIsNotTouchedAndNewOnesComeFirst", quick: true,
+			old: `if _, there := s.byAddr[a]; there {`, new: `if _, there := s.byAddr[a]; there && changed {`,
+		},
+		{
 			guards: "an unsynchronised clock says so", file: "ntp/clock.go", test: "TestAnUnsynchronisedClockSaysSo",
 			old: `return Reading{Leap: leapUnknown, Stratum: stratumUnsynchronised,`, new: `return Reading{Leap: leapNone, Stratum: stratumUnsynchronised,`,
 		},
