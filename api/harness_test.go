@@ -49,6 +49,7 @@ type rig struct {
 	audit   *datastore.Audit
 	clock   *shiftedClock
 	metrics func(context.Context, *api.Metrics)
+	exits   exitWorld
 }
 
 // shiftedClock is the real one, moved.
@@ -140,6 +141,7 @@ func newRig(t *testing.T) *rig {
 			}
 		},
 		NetworkTest: func(context.Context) []api.Check { return nil },
+		Exits:       r.exits.house(),
 		UI:          fstest.MapFS{"index.html": {Data: []byte("<!doctype html><title>app</title>")}, "assets/app-1234.js": {Data: []byte("1")}},
 	})
 	err = engine.Boot(t.Context(), func() (*cell.State, map[cell.SecretRef]cell.Secret, error) {

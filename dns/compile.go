@@ -50,6 +50,7 @@ func Compile(s *cell.State, f cell.Facts) (Views, error) {
 	}
 	c.public()
 	c.forwarders()
+	c.exits()
 	slices.SortFunc(c.v.Listen, netip.AddrPort.Compare)
 	c.v.Listen = slices.Compact(c.v.Listen)
 	slices.SortStableFunc(c.v.Zones, func(a, b Zone) int {

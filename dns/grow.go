@@ -121,7 +121,7 @@ func (t *tables) seatPeers(old *tables, zones map[string]*zone) {
 }
 
 func (t *tables) kind(exit string, services []string, zones map[string]*zone) *audience {
-	return &audience{label: string(cell.ViewPeer), zones: zones, empty: t.empty, services: services, exit: exit, recursive: true}
+	return (&audience{label: string(cell.ViewPeer), zones: zones, empty: t.empty, services: services}).leave(&t.plan, exit)
 }
 
 // kindKey tells apart peers that see different things. Ids hold no space.

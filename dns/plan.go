@@ -32,6 +32,8 @@ type Views struct {
 	Empty []string
 	// Forwarders are tried in order; none means that foreign names are refused.
 	Forwarders []cell.Forwarder
+	// Exits are how names travel through each exit, in order of id.
+	Exits []Exit
 	// CacheSize is the most forwarded answers kept.
 	CacheSize int
 	// RebindAllow are domains whose answers may be private addresses, with a
@@ -44,7 +46,7 @@ type Peer struct {
 	Name      string
 	Addresses []netip.Addr
 	// Exit is the id of the exit its foreign names are forwarded through;
-	// empty is the uplink.
+	// empty is the uplink, one that is not in [Views.Exits] is nowhere.
 	Exit string
 	// Services are the ids of the services whose names it sees, sorted. The
 	// slice is shared between peers with equal grants.
@@ -107,6 +109,7 @@ type Record struct {
 func (v Views) Equal(w Views) bool {
 	return slices.Equal(v.Listen, w.Listen) && v.Uplink == w.Uplink && v.CacheSize == w.CacheSize &&
 		slices.Equal(v.Empty, w.Empty) && slices.Equal(v.Forwarders, w.Forwarders) && slices.Equal(v.RebindAllow, w.RebindAllow) &&
+		slices.EqualFunc(v.Exits, w.Exits, func(a, b Exit) bool { return a.equal(&b) }) &&
 		slices.EqualFunc(v.LANs, w.LANs, func(a, b LAN) bool {
 			return a.Name == b.Name && a.Interface == b.Interface && slices.Equal(a.Prefixes, b.Prefixes)
 		}) &&
@@ -146,6 +149,9 @@ func (v Views) String() string {
 			fmt.Fprintf(&b, " %s%s", f.ServerName, f.Path)
 		}
 		b.WriteByte('\n')
+	}
+	for i := range v.Exits {
+		v.Exits[i].write(&b)
 	}
 	if v.CacheSize > 0 {
 		fmt.Fprintf(&b, "; cache %d\n", v.CacheSize)

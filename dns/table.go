@@ -23,7 +23,6 @@ type tables struct {
 	internet *audience
 	bridges  map[string]lanAudience // by interface
 	uplink   string
-	forwards bool // foreign names can be asked of somebody
 	built    map[zoneKey]*zone
 	empty    map[string]*zone
 }
@@ -36,6 +35,9 @@ type audience struct {
 	services  []string // visible services, sorted
 	exit      string
 	recursive bool
+	forwards  bool // foreign names can be asked of somebody
+	down      bool // they can't, because of its exit
+	noV6      bool // foreign names have no IPv6 addresses
 }
 
 type lanAudience struct {
@@ -81,7 +83,7 @@ func (a *audience) sees(service string) bool {
 func buildTables(v Views, old *tables) (*tables, error) {
 	t := &tables{
 		plan: v, uplink: v.Uplink, bridges: make(map[string]lanAudience, len(v.Bridges)),
-		forwards: len(v.Forwarders) > 0, built: make(map[zoneKey]*zone, len(v.Zones)),
+		built: make(map[zoneKey]*zone, len(v.Zones)),
 	}
 	views := map[string]map[string]*zone{}
 	for i := range v.Zones {
@@ -116,13 +118,13 @@ func buildTables(v Views, old *tables) (*tables, error) {
 	for _, l := range v.LANs {
 		t.lans = append(t.lans, lanAudience{
 			l.Interface, l.Prefixes,
-			&audience{label: string(cell.ViewLAN), zones: views[lanView(l.Name)], empty: empty, recursive: true},
+			(&audience{label: string(cell.ViewLAN), zones: views[lanView(l.Name)], empty: empty}).leave(&v, ""),
 		})
 	}
 	for _, b := range v.Bridges {
 		t.bridges[b.Interface] = lanAudience{
 			b.Interface, b.Prefixes,
-			&audience{label: audienceService, zones: views[bridgeView(b.Service)], empty: empty, exit: b.Exit, recursive: true},
+			(&audience{label: audienceService, zones: views[bridgeView(b.Service)], empty: empty}).leave(&v, b.Exit),
 		}
 	}
 	if v.Uplink != "" {

@@ -198,7 +198,7 @@ func (s *Server) quick(wire []byte, from origin, out []byte) []byte {
 func (s *Server) quickCached(t *tables, a *audience, q *plain, wire, out []byte) []byte {
 	name := q.name[:q.length]
 	// A name of one label may mean something on a local network only.
-	if !a.recursive || !t.forwards || wire[2]&1 == 0 || !dotted(name) {
+	if !a.recursive || !a.forwards || wire[2]&1 == 0 || !dotted(name) || a.noV6 && q.qtype == mdns.TypeAAAA {
 		return nil
 	}
 	w, age, ok := s.resolver.cache.wired(a.exit, name, q.qtype, q.do, wire[3]&0x10 != 0, time.Now(), q)

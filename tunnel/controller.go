@@ -223,13 +223,17 @@ func cure(err error) error {
 	return err
 }
 
-// addresses makes the link's addresses equal to d's. Link-local ones belong to
-// the kernel. New ones are added before old ones go.
 func (c *Controller) addresses(d *Device) (changed bool, err error) {
+	return setAddresses(c.kernel, d)
+}
+
+// setAddresses makes the link's addresses equal to d's. Link-local ones belong to
+// the kernel. New ones are added before old ones go.
+func setAddresses(k Kernel, d *Device) (changed bool, err error) {
 	// Deleting a primary IPv4 address may take others of its subnet with it
 	// (promote_secondaries = 0), so look again after a deletion.
 	for range 2 {
-		have, err := c.kernel.Addresses(d.Name)
+		have, err := k.Addresses(d.Name)
 		if err != nil {
 			return changed, fmt.Errorf("listing addresses: %w", err)
 		}
@@ -237,7 +241,7 @@ func (c *Controller) addresses(d *Device) (changed bool, err error) {
 			if slices.Contains(have, a) {
 				continue
 			}
-			if err := c.kernel.AddAddress(d.Name, a); err != nil {
+			if err := k.AddAddress(d.Name, a); err != nil {
 				return changed, fmt.Errorf("adding address %s: %w", a, err)
 			}
 			changed = true
@@ -247,7 +251,7 @@ func (c *Controller) addresses(d *Device) (changed bool, err error) {
 			if slices.Contains(d.Addresses, a) || a.Addr().IsLinkLocalUnicast() {
 				continue
 			}
-			if err := c.kernel.DeleteAddress(d.Name, a); err != nil {
+			if err := k.DeleteAddress(d.Name, a); err != nil {
 				return changed, fmt.Errorf("removing address %s: %w", a, err)
 			}
 			changed, deleted = true, true

@@ -1,6 +1,7 @@
 package tunnel_test
 
 import (
+	"context"
 	"errors"
 	"fmt"
 	"net/netip"
@@ -335,5 +336,83 @@ func TestHandshakeOfAnExit(t *testing.T) {
 	}
 	if _, ok := c.Handshake("wg_ext1"); ok {
 		t.Fatal("a handshake of another exit")
+	}
+}
+
+// addressed is a body of both worlds: what openvpn's link is given.
+func addressed(k tunnel.Kernel, _ bool) error {
+	e, err := k.Embed("tun5", 1500) // some TUN
+	if err != nil {
+		return err
+	}
+	defer e.Close()
+	as := []netip.Prefix{netip.MustParsePrefix("10.9.0.2/32"), netip.MustParsePrefix("fd09::2/128")}
+	if err := k.AddAddress("tun5", netip.MustParsePrefix("10.9.9.9/24")); err != nil {
+		return err
+	}
+	for range 2 {
+		if err := tunnel.AddressOf(k, "tun5", 1400, as); err != nil {
+			return err
+		}
+		l, err := k.Link("tun5")
+		if err != nil {
+			return err
+		}
+		have, err := k.Addresses("tun5")
+		if err != nil {
+			return err
+		}
+		have = slices.DeleteFunc(have, func(p netip.Prefix) bool { return p.Addr().IsLinkLocalUnicast() })
+		if !l.Up || l.MTU != 1400 || !sameSet(have, as) {
+			return fmt.Errorf("%+v with %v", l, have)
+		}
+	}
+	if err := tunnel.AddressOf(k, "tun6", 1400, as); !errors.Is(err, tunnel.ErrNoLink) {
+		return fmt.Errorf("a link that is not there: %w", err)
+	}
+	return nil
+}
+
+func TestPlansDifferByEndpointAndKeepalive(t *testing.T) {
+	h := newHousehold()
+	e, _ := h.exit("nl", "192.0.2.9:51820", 0)
+	for i, edit := range []func(){
+		func() { e.WireGuard.Endpoint = "192.0.2.10:51820" },
+		func() { e.WireGuard.Keepalive++ },
+	} {
+		before := h.plan()
+		if !before.Equal(h.plan()) {
+			t.Fatal("a plan differs from itself")
+		}
+		edit()
+		if before.Equal(h.plan()) {
+			t.Errorf("edit %d makes no difference", i)
+		}
+	}
+}
+
+// While the devices are watched, and the tunnel's is trusted, an exit's changes
+// still arrive.
+func TestExitsChangeWhileWatched(t *testing.T) {
+	h, k := newHousehold(), newFake()
+	h.add("laptop")
+	e, _ := h.exit("nl", "192.0.2.9:51820", 0)
+	c := h.controller(k, false)
+	ctx, cancel := context.WithCancel(bg)
+	done := make(chan error)
+	go func() { done <- c.Watch(func() {}).Run(ctx) }()
+	defer func() { cancel(); must(t, <-done) }()
+	for range 3 {
+		_, err := settle(c, h.plan())
+		must(t, err)
+		e.WireGuard.Endpoint = "192.0.2.10:51820"
+		e.WireGuard.Keepalive++
+	}
+	_, err := settle(c, h.plan())
+	must(t, err)
+	o, err := k.WireGuard("wg_ext0").Show()
+	must(t, err)
+	if p := o.Peers[0]; p.Endpoint.String() != e.WireGuard.Endpoint || p.Keepalive != time.Duration(e.WireGuard.Keepalive)*time.Second {
+		t.Fatalf("%+v, want %+v", p, e.WireGuard)
 	}
 }

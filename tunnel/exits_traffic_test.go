@@ -168,14 +168,18 @@ func exitTraffic(t *testing.T, userspace bool) {
 		t.Fatalf("a new handshake: the session was lost (%+v, before %+v)", again, p)
 	}
 
-	// The server is reached at another address.
+	// The server moves to another address, and the old one is gone.
 	nl := s.h.State.Exit("nl").WireGuard
-	for _, e := range []string{"[2001:db8:1::2]:51821", "203.0.113.2:51821"} {
-		nl.Endpoint = e
+	for _, x := range [][2]string{
+		{"[2001:db8:1::2]:51821", "2001:db8:1::2/64"},
+		{"203.0.113.2:51821", "203.0.113.2/29"},
+	} {
+		s.nl.Sh("ip addr flush dev wire scope global; ip addr add " + x[1] + " dev wire")
+		nl.Endpoint = x[0]
 		s.settled("another endpoint")
 		s.through(s.a, 15*time.Second)
-		if got := s.status("wg_ext0").Peers[nl.PeerKey].Endpoint.String(); got != e {
-			t.Fatalf("endpoint %s, want %s", got, e)
+		if got := s.status("wg_ext0").Peers[nl.PeerKey].Endpoint.String(); got != x[0] {
+			t.Fatalf("endpoint %s, want %s", got, x[0])
 		}
 	}
 

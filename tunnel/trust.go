@@ -21,6 +21,9 @@ type trust struct {
 
 // trust remembers that d is as wanted. The caller holds mu.
 func (c *Controller) trust(d *Device) {
+	if d.Name != cell.TunnelLink { // an exit has one peer, and where that is, is the device's to say
+		return
+	}
 	if c.embedded[d.Name] == nil && (c.watches == 0 || c.names[d.Name] == 0) {
 		return
 	}
@@ -168,7 +171,8 @@ func differences(old, want []Peer) (gone, came []*Peer) {
 }
 
 func (p *Peer) equal(o *Peer) bool {
-	return p.Name == o.Name && p.PublicKey == o.PublicKey && p.PresharedKey == o.PresharedKey && slices.Equal(p.AllowedIPs, o.AllowedIPs)
+	return p.Name == o.Name && p.PublicKey == o.PublicKey && p.PresharedKey == o.PresharedKey && slices.Equal(p.AllowedIPs, o.AllowedIPs) &&
+		p.Endpoint == o.Endpoint && p.Keepalive == o.Keepalive
 }
 
 // Equal reports whether two plans are the same.

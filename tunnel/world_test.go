@@ -21,6 +21,7 @@ import (
 var bodies = map[string]func(k tunnel.Kernel, userspace bool) error{
 	"life of a device": deviceLife,
 	"life of exits":    exitLife,
+	"a link addressed": addressed,
 	"drift is mended":  driftIsMended,
 	"growth and moves": growthAndMoves,
 	"peers watched":    peersWatched,

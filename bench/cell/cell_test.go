@@ -320,8 +320,8 @@ func TestPeers(t *testing.T) {
 	say("P5", "memory at 10,000 peers, MiB", b.residentMiB(), "≤ 150")
 }
 
-// stock puts n more peers into the state of a stopped cell.
-func (b *box) stock(n int) {
+// stock puts n more peers into the state of a stopped cell, and what edits add.
+func (b *box) stock(n int, edits ...func(*cell.State)) {
 	b.t.Helper()
 	store, err := datastore.Open(&datastore.Config{Dir: b.path("state"), Log: slog.New(slog.DiscardHandler)})
 	if err != nil {
@@ -335,6 +335,9 @@ func (b *box) stock(n int) {
 	old := loaded.State
 	s := old.Clone()
 	many(b.t, s, n)
+	for _, edit := range edits {
+		edit(s)
+	}
 	if err := s.Validate(); err != nil {
 		b.t.Fatalf("%.2000s", err)
 	}

@@ -82,6 +82,7 @@ func (l *learner) learn() time.Duration {
 			}
 		}
 		slices.Sort(got.Expired)
+		got.ExitLapsed, wait = lapsed(s, now, wait)
 		if s.Network.Uplink != "" && l.host.Uplink == "" {
 			got.Uplink = uplinkNamed(got.Links, s.Network.Uplink, got.Uplink)
 		}
@@ -89,7 +90,7 @@ func (l *learner) learn() time.Duration {
 	got.UserspaceWireGuard = l.userspace()
 	l.engine.Learn(func(f *cell.Facts) {
 		f.UserspaceWireGuard = got.UserspaceWireGuard
-		f.Host, f.Uplink, f.Links, f.Resolvers, f.Expired = got.Host, got.Uplink, got.Links, got.Resolvers, got.Expired
+		f.Host, f.Uplink, f.Links, f.Resolvers, f.Expired, f.ExitLapsed = got.Host, got.Uplink, got.Links, got.Resolvers, got.Expired, got.ExitLapsed
 	})
 	return wait
 }

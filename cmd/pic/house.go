@@ -24,6 +24,7 @@ import (
 	"github.com/personal-internet-cell/pic/certs"
 	"github.com/personal-internet-cell/pic/datastore"
 	"github.com/personal-internet-cell/pic/dns"
+	"github.com/personal-internet-cell/pic/exits"
 	"github.com/personal-internet-cell/pic/firewall"
 	"github.com/personal-internet-cell/pic/internal/lifecycle"
 	"github.com/personal-internet-cell/pic/ntp"
@@ -45,6 +46,7 @@ type house struct {
 	tunnel   *tunnel.Controller
 	proxy    *proxy.Server
 	dns      *dns.Server
+	exits    *exits.Controller
 	certs    *certs.Controller
 	ntp      *ntp.Server
 	nightly  *nightly
@@ -83,7 +85,8 @@ func build(log *slog.Logger, panics *lifecycle.Panics, f *serveFlags, host cell.
 	h.firewall = fw
 	h.tunnel = tunnel.New(&tunnel.Config{Secret: store.Secret, Log: log})
 	h.counts = newCounts(map[string]func() map[string]int{"firewall": fw.Changed, "tunnel": h.tunnel.Changed})
-	h.dns = dns.New(&dns.Config{Logger: log})
+	h.dns = dns.New(&dns.Config{Logger: log, Dial: h.dialExit})
+	h.exits = h.newExits()
 	h.ntp = ntp.New(&ntp.Config{Logger: log, Adjust: ntp.SystemClock{}, Memory: store.History(), Built: buildTime()})
 	if h.certs, err = certs.New(&certs.Config{Dir: store.CertsDir(), Secret: store.Secret, Log: log}); err != nil {
 		return nil, err
@@ -104,6 +107,7 @@ func build(log *slog.Logger, panics *lifecycle.Panics, f *serveFlags, host cell.
 			reconcile.WithNotices(reconcile.NewStage("dns", dns.Compile, tolerant(h.dns.Apply)), h.dns.Notices),
 			reconcile.WithNotices(reconcile.NewStage("ntp", ntp.Compile, tolerant(h.ntp.Apply)), h.ntp.Notices),
 			reconcile.WithNotices(reconcile.NewStage("proxy", proxy.Compile, tolerant(h.applyProxy)), h.proxy.Notices),
+			reconcile.Background(reconcile.WithNotices(reconcile.NewStage("exits", exits.Compile, h.exits.Apply), h.exits.Notices)),
 			reconcile.Background(reconcile.WithNotices(reconcile.NewStage("certs", certs.Compile, h.certs.Apply), h.certs.Notices)),
 			reconcile.Background(reconcile.WithNotices(reconcile.NewStage("policy", compilePolicy, applyPolicy), h.nightly.notices)),
 		}),
@@ -118,8 +122,8 @@ func build(log *slog.Logger, panics *lifecycle.Panics, f *serveFlags, host cell.
 	handler := h.api.Web()
 	web.Store(&handler)
 	look := func() { h.learner.look(); h.engine.Trigger("the kernel changed") }
-	// The first five guard what they run themselves: their Run is called once.
-	h.tasks = []lifecycle.Task{h.dns, h.ntp, h.proxy, h.certs, fw.Watch(look)}
+	// The first six guard what they run themselves: their Run is called once.
+	h.tasks = []lifecycle.Task{h.dns, h.ntp, h.proxy, h.certs, h.exits, fw.Watch(look)}
 	for _, t := range []lifecycle.Task{
 		h.code, sessions, backoff, tokens, h.watchRevisions(), h.tunnel.Watch(look), h.learner.task(), h.nightly.task(h.engine.Changes),
 		lifecycle.Func("api", h.serveTokens), lifecycle.Func("socket", h.serveSocket), lifecycle.Func("debug", h.serveDebug),
@@ -145,6 +149,7 @@ func (h *house) buildAPI(tokens *auth.Tokens) (*auth.Sessions, *auth.Backoff) {
 		NewAuthority: certs.NewAuthority, Trust: trust, Certificates: h.certificates, Fingerprint: h.certs.EphemeralFingerprint,
 		Clock: h.clock, DNS: h.dnsStatus, DNSRecords: dnsRecords, Export: exports(), Reachable: h.reachable, Explain: explain, Policy: policyResults,
 		NetworkTest: func(ctx context.Context) []api.Check { return uplinkChecks(ctx, h.engine.Facts()) },
+		Exits:       h.apiExits(),
 		UI:          ui.Files(), Metrics: h.metrics,
 	})
 	return sessions, backoff
