@@ -406,7 +406,7 @@ func dnsTable() []mutant {
 	return []mutant{
 		{
 			guards: "views are chosen by the interface too", file: "dns/table.go", test: "TestForgedSourcesFromTheUplinkSeeNothing",
-			old: `if link == cell.TunnelLink {`, new: `if link == cell.TunnelLink || t.peers[src] != nil {`,
+			old: `if link == cell.TunnelLink {`, new: `if _, peer := t.peers[src]; link == cell.TunnelLink || peer {`,
 		},
 		{
 			guards: "a bridge's source is in its prefix", file: "dns/table.go", test: "TestViews",
@@ -544,7 +544,7 @@ func webTable() []mutant {
 		},
 		{
 			guards: "an upstream is an address on a network of ours", file: "cell/service.go", test: "TestUpstreamsThatTheStateRefuses", in: "proxy",
-			old: `case a.IsLoopback() || a.IsUnspecified() || a.IsMulticast() || a.IsLinkLocalUnicast() || a.Zone() != "":`, new: `case a.IsUnspecified() || a.IsMulticast() || a.Zone() != "":`,
+			old: `case !a.IsPrivate():`, new: `case !a.IsPrivate() && a.Is6():`,
 		},
 		{
 			guards: "connections are capped per source", file: "proxy/accept.go", test: "TestConnectionsAreCapped",
