@@ -11,6 +11,7 @@ STATICCHECK := honnef.co/go/tools/cmd/staticcheck@v0.8.2
 GOFUMPT     := mvdan.cc/gofumpt@v0.12.0
 FUZZTIME  ?= 5s
 N         ?= 10
+JOBS      ?= 2
 KILLS     ?= 1
 KILL_GOTEST ?= $(GOTEST)
 GOTEST    ?= go run ./rig/gotest -no-skips --
@@ -21,7 +22,7 @@ VM_CLOCK  := $(CURDIR)/bin/vmtest -t 4m -x ip -q -rtc
 
 .DEFAULT_GOAL := build
 .PHONY: build ui pic run start stop restart flush logs claim-info test check fmt cover fuzz-smoke \
-	lab dev vmtest screenshots kill-tests torture bench setup clean help
+	lab dev vmtest screenshots kill-tests torture mutants bench setup clean help
 
 build: ui pic ## UI and binary: bin/pic
 
@@ -112,6 +113,9 @@ kill-tests: ## the process killed at every arrow of a commit and at random times
 torture: ## the real binary: 1,000 kills at random times, 1,000 at system calls, every damage to every file
 	PIC_TORTURE=1 $(GOTEST) -count=1 -v -tags nomsgpack -timeout 4h -run '^(TestDeath|TestEveryDamage|TestLockOut)' ./cmd/pic
 	@$(MAKE) --no-print-directory kill-tests KILLS=$(N)
+
+mutants: setup-test ui ## the program broken line by line, each breakage noticed by the test that guards its promise
+	go run ./rig/mutants -j $(JOBS)
 
 bench: setup-bench ## figures against the bars and against Debian's peers (bench/README.md)
 	go test -tags "nomsgpack bench" -count=1 -timeout 30m -v -p 1 ./bench/...

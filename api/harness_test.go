@@ -91,10 +91,11 @@ func newRig(t *testing.T) *rig {
 	}
 	r.store = store
 	role := func(user string) (cell.Role, bool) { return r.api.RoleOf(user) }
+	sessions := auth.NewSessions(&auth.SessionsConfig{Role: role, Now: r.clock.Now})
 	r.api = api.New(&api.Config{
-		Log: log, Now: time.Now, Version: "test", Engine: engine, Started: time.Now(), HTTPSPort: 443,
+		Log: log, Now: r.clock.Now, Version: "test", Engine: engine, Started: time.Now(), HTTPSPort: 443,
 		Passwords: auth.NewPasswords(&auth.PasswordsConfig{Cost: auth.Cost{Memory: 64, Time: 1, Threads: 1}}),
-		Sessions:  auth.NewSessions(&auth.SessionsConfig{Role: role}),
+		Sessions:  sessions,
 		Backoff:   auth.NewBackoff(&auth.BackoffConfig{}),
 		SetupCode: r.code,
 		Tokens:    r.tokens, SecondFactors: r.factors, Audit: r.audit,
@@ -152,13 +153,15 @@ func newRig(t *testing.T) *rig {
 		t.Fatal(err)
 	}
 	ctx, cancel := context.WithCancel(context.Background())
-	done := make(chan error, 1)
+	done := make(chan error, 2)
 	go func() { done <- engine.Run(ctx) }()
+	go func() { done <- sessions.Run(ctx) }()
 	r.server = httptest.NewTLSServer(r.api.Web())
 	t.Cleanup(func() {
 		r.server.CloseClientConnections()
 		r.server.Close()
 		cancel()
+		<-done
 		<-done
 		_ = r.audit.Close()
 		_ = store.Close()

@@ -51,9 +51,12 @@ func TestTokenHas256BitsAndIsNotStored(t *testing.T) {
 	if strings.Contains(file, token) || strings.Contains(file, token[5:]) || strings.Contains(file, s.CSRF) {
 		t.Error("the file holds the token or the CSRF token")
 	}
-	other, _ := w.Create("admin", cell.RoleAdmin, home)
+	other, s2 := w.Create("admin", cell.RoleAdmin, home)
 	if other == token {
 		t.Error("two sessions have one token")
+	}
+	if s2.CSRF == s.CSRF || auth.CSRFMatches(token, s2.CSRF) || !auth.CSRFMatches(token, s.CSRF) {
+		t.Error("the CSRF token of one session counts in another")
 	}
 }
 

@@ -176,21 +176,34 @@ func FuzzNormaliseSetupCode(f *testing.F) {
 func TestOfAHundredClaimsExactlyOneWins(t *testing.T) {
 	c := auth.NewClaim(false)
 	var claims, won, lost atomic.Int64
-	start := make(chan struct{})
+	start, all := make(chan struct{}), make(chan struct{})
 	var wg sync.WaitGroup
 	for range 100 {
 		wg.Go(func() {
 			<-start
-			err := c.Do(func() error { claims.Add(1); return nil })
+			err := c.Do(func() error { // is at it until everybody else has asked
+				claims.Add(1)
+				<-all
+				return nil
+			})
 			switch {
 			case err == nil:
 				won.Add(1)
 			case errors.Is(err, auth.ErrClaimed), errors.Is(err, auth.ErrClaiming):
-				lost.Add(1)
+				if lost.Add(1) == 99 {
+					close(all)
+				}
 			}
 		})
 	}
 	close(start)
+	go func() { // or the losers would wait for more of them
+		select {
+		case <-all:
+		case <-time.After(5 * time.Second):
+			close(all)
+		}
+	}()
 	wg.Wait()
 	if claims.Load() != 1 || won.Load() != 1 || lost.Load() != 99 || !c.Claimed() {
 		t.Errorf("%d claims ran, %d won, %d lost", claims.Load(), won.Load(), lost.Load())

@@ -66,7 +66,7 @@ type DNS struct {
 	Public bool `json:"public"`
 }
 
-func (d *DNS) validate(v *validation) {
+func (d *DNS) validate(v *validation, t *Tunnel) {
 	if len(d.Forwarders) > 8 {
 		v.add("forwarders", "at most 8 forwarders")
 	}
@@ -82,6 +82,15 @@ func (d *DNS) validate(v *validation) {
 			}
 			if !f.Address.IsValid() || f.Address.Port() == 0 || f.Address.Addr().IsUnspecified() || f.Address.Addr().IsMulticast() {
 				v.add("address", "must be an IP address and port, such as 9.9.9.9:53")
+			}
+			// Forwarders may be on this machine and on the LAN (API-8): but not the
+			// cell itself, which would ask itself, nor an address that only tells
+			// machines in a cloud about themselves (RFC 3927).
+			switch a := f.Address.Addr().Unmap(); {
+			case a.IsValid() && (a == t.Gateway4() || a == t.Gateway6()):
+				v.add("address", "%s is the cell itself", a)
+			case a.Is4() && a.IsLinkLocalUnicast():
+				v.add("address", "%s is no name server's address", a)
 			}
 			if f.Path != "" && !strings.HasPrefix(f.Path, "/") {
 				v.add("path", "must begin with /")

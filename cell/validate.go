@@ -70,7 +70,7 @@ func (s *State) Validate() error {
 	}
 	v.in("identity", func() { s.Identity.validate(v) })
 	v.in("network", func() { s.Network.validate(v, s) })
-	v.in("dns", func() { s.DNS.validate(v) })
+	v.in("dns", func() { s.DNS.validate(v, &s.Network.Tunnel) })
 	v.in("clock", func() { s.Clock.validate(v) })
 	v.in("tls", func() { s.TLS.validate(v) })
 	v.in("ddns", func() { s.DDNS.validate(v) })

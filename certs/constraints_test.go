@@ -146,6 +146,11 @@ func TestTheIssuingAuthorityCanMakeNoOther(t *testing.T) {
 	if err := verify(t, a.Root, []*x509.Certificate{leafCert, subCert, parent}, "home.internal"); err == nil {
 		t.Error("Go accepts a leaf of a sub-authority")
 	}
+	// By the issuing certificate's own word too: the root's length ends there as
+	// well, but some verifiers don't look at a trust anchor's.
+	if err := verify(t, a.Issuing, []*x509.Certificate{leafCert, subCert}, "home.internal"); err == nil {
+		t.Error("the issuing certificate allows a sub-authority")
+	}
 	dir := t.TempDir()
 	file := func(name string, ders ...[]byte) string {
 		var b []byte

@@ -58,6 +58,13 @@ func (s *Store) Load() (Loaded, error) {
 		problem("the file committed can't be used: %v", witnessErr)
 	}
 	known := max(startup.Revision, witness.Revision, s.newestParent())
+	sums := map[cell.Revision][]string{}
+	if startupErr == nil {
+		sums[startup.Revision] = append(sums[startup.Revision], startup.SHA256)
+	}
+	if witnessErr == nil {
+		sums[witness.Revision] = append(sums[witness.Revision], witness.SHA256)
+	}
 	if startupErr == nil && startup.Revision < known {
 		problem("startup names revision %d, but revision %d was committed after it: the file is an old copy", startup.Revision, known)
 	} else if startupErr == nil {
@@ -77,7 +84,7 @@ func (s *Store) Load() (Loaded, error) {
 			}
 		}
 	}
-	s.recover(&l, known, problem)
+	s.recover(&l, known, sums, problem)
 	return l, nil
 }
 
@@ -99,7 +106,7 @@ func (s *Store) loadBeginning() (Loaded, bool, error) {
 	if len(s.revisions) == 0 {
 		return Loaded{Source: Fresh}, true, nil
 	}
-	state, err := s.verified(1, "")
+	state, err := s.verified(1)
 	if err != nil {
 		return Loaded{}, false, nil
 	}
@@ -158,7 +165,8 @@ func (s *Store) afterLoad(startup, witness pointer, problem func(string, ...any)
 // recover looks for the newest committed revision that verifies, from the
 // newest one known to have been committed downwards. A state that nobody has
 // claimed is never recovered: it would open the setup of a cell that has an owner.
-func (s *Store) recover(l *Loaded, known cell.Revision, problem func(string, ...any)) {
+// sums are the checksums that the pointers give of revisions.
+func (s *Store) recover(l *Loaded, known cell.Revision, sums map[cell.Revision][]string, problem func(string, ...any)) {
 	l.Source = Recovered
 	numbers := make([]cell.Revision, 0, len(s.revisions))
 	for n := range s.revisions {
@@ -171,7 +179,7 @@ func (s *Store) recover(l *Loaded, known cell.Revision, problem func(string, ...
 		if i == maxRevisions {
 			break
 		}
-		state, err := s.verified(n, "")
+		state, err := s.verified(n, sums[n]...)
 		if err != nil {
 			problem("revision %d can't be used: %v", n, err)
 			continue
@@ -186,9 +194,9 @@ func (s *Store) recover(l *Loaded, known cell.Revision, problem func(string, ...
 	problem("no committed revision of a claimed cell is intact: restore a backup")
 }
 
-// verified reads revision n whole. sum, if not empty, is the checksum that its
-// document must have.
-func (s *Store) verified(n cell.Revision, sum string) (*cell.State, error) {
+// verified reads revision n whole. sums, if any, are the checksums of which its
+// document must have one.
+func (s *Store) verified(n cell.Revision, sums ...string) (*cell.State, error) {
 	data, err := read(filepath.Join(s.dir, revisionsDir, number(n).file()))
 	if err != nil {
 		return nil, err
@@ -197,7 +205,7 @@ func (s *Store) verified(n cell.Revision, sum string) (*cell.State, error) {
 	if err != nil {
 		return nil, err
 	}
-	if sum != "" && h.SHA256 != sum {
+	if len(sums) > 0 && !slices.Contains(sums, h.SHA256) {
 		return nil, fmt.Errorf("%w: it is not the revision that was committed under this number", ErrCorrupt)
 	}
 	return decodeState(doc, h.Schema, s.migrations)

@@ -133,7 +133,7 @@ func (s *Store) State(n cell.Revision) (*cell.State, cell.RevisionInfo, error) {
 	}
 	info := s.info(n, s.ancestors())
 	s.mu.Unlock() // the file is immutable
-	state, err := s.verified(n, "")
+	state, err := s.verified(n)
 	if errors.Is(err, fs.ErrNotExist) {
 		err = ErrNoSuchRevision // pruned in the meantime
 	}

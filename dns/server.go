@@ -1,7 +1,6 @@
 package dns
 
 import (
-	"cmp"
 	"context"
 	"crypto/rand"
 	"crypto/x509"
@@ -21,6 +20,7 @@ import (
 
 	"github.com/personal-internet-cell/pic/cell"
 	"github.com/personal-internet-cell/pic/internal/lifecycle"
+	"github.com/personal-internet-cell/pic/internal/listen"
 )
 
 // Config is what a [Server] needs of the rest of the cell.
@@ -54,8 +54,7 @@ type Server struct {
 	ready chan struct{}
 
 	mu        sync.Mutex // Apply, Run's end, Status
-	listeners map[netip.AddrPort]*listener
-	problems  map[netip.AddrPort]string
+	listeners *listen.Set[*listener]
 
 	inject  func(name string) // tests: called before a query is answered
 	longWay bool              // tests: no answer from wire forms
@@ -63,7 +62,10 @@ type Server struct {
 
 // New makes a server that listens nowhere yet.
 func New(c *Config) *Server {
-	s := &Server{log: c.Logger, ready: make(chan struct{}), listeners: map[netip.AddrPort]*listener{}, problems: map[netip.AddrPort]string{}}
+	s := &Server{log: c.Logger, ready: make(chan struct{})}
+	s.listeners = listen.New(&listen.Config[*listener]{
+		Open: s.open, Close: (*listener).close, Log: c.Logger, Opened: "serving names", Closed: "no longer serving names",
+	})
 	s.base, s.stop = context.WithCancel(context.Background())
 	direct := c.Direct
 	if direct == nil {
@@ -112,10 +114,7 @@ func (s *Server) Run(ctx context.Context) error {
 	<-ctx.Done()
 	s.mu.Lock()
 	s.stop()
-	for a, l := range s.listeners {
-		l.close()
-		delete(s.listeners, a)
-	}
+	s.listeners.CloseAll()
 	s.mu.Unlock()
 	s.work.Wait()
 	s.resolver.close()
@@ -144,7 +143,7 @@ func (s *Server) Apply(ctx context.Context, v Views) (changed bool, err error) {
 		s.tables.Store(t)
 		changed = true
 	}
-	moved, err := s.reconcile(v.Listen)
+	moved, err := s.listeners.Apply(v.Listen)
 	return changed || moved, err
 }
 
@@ -316,57 +315,7 @@ func (l *limits) leave(a netip.Addr) {
 	}
 }
 
-// reconcile opens and closes listeners until want is what there is. It is
-// called with mu held.
-func (s *Server) reconcile(want []netip.AddrPort) (changed bool, err error) {
-	wanted := make(map[netip.AddrPort]bool, len(want))
-	problems := map[netip.AddrPort]string{}
-	var errs []error
-	for _, a := range want {
-		wanted[a] = true
-		if s.listeners[a] != nil {
-			continue
-		}
-		l, err := s.open(a)
-		if err != nil {
-			problems[a] = err.Error()
-			// A kernel without IPv6 is no fault that a person or a return to an
-			// older revision could mend: it is shown, and nothing waits for it.
-			if !errors.Is(err, unix.EAFNOSUPPORT) {
-				errs = append(errs, err)
-			}
-			continue
-		}
-		s.listeners[a] = l
-		s.log.Info("serving names", "address", a)
-		changed = true
-	}
-	for a, l := range s.listeners {
-		if !wanted[a] {
-			l.close()
-			delete(s.listeners, a)
-			s.log.Info("no longer serving names", "address", a)
-			changed = true
-		}
-	}
-	s.problems = problems
-	return changed, errors.Join(errs...)
-}
-
 // listenError adds the cure to what the kernel says.
 func listenError(network string, a netip.AddrPort, err error) error {
-	cure := cmp.Or(map[error]string{
-		unix.EADDRINUSE: fmt.Sprintf("another name server holds it (ss -lnp 'sport = :%d' names it): stop that one, or start the cell with another --dns-port", a.Port()),
-		unix.EACCES:     "run the cell as root or give it CAP_NET_BIND_SERVICE",
-		unix.EPERM:      "run the cell as root or give it CAP_NET_ADMIN",
-	}[rootErrno(err)], "see the error")
-	return fmt.Errorf("listening on %s port %d/%s: %w; %s", a.Addr(), a.Port(), network, err, cure)
-}
-
-func rootErrno(err error) error {
-	var e syscall.Errno
-	if errors.As(err, &e) {
-		return e
-	}
-	return nil
+	return listen.Problem(network, a, err, fmt.Sprintf("another name server holds it (ss -lnp 'sport = :%d' names it): stop that one, or start the cell with another --dns-port", a.Port()))
 }

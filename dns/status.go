@@ -62,14 +62,10 @@ func (s *Server) Status() Status {
 		Panics: s.counters.panics.Load(), Dropped: s.counters.dropped.Load(), Limited: s.counters.limited.Load(), Quick: s.counters.quicks.Load(), Cache: s.resolver.cache.status(),
 	}
 	s.mu.Lock()
-	for a := range s.listeners {
-		st.Listeners = append(st.Listeners, ListenerStatus{Address: a.String(), Up: true})
-	}
-	for a, p := range s.problems {
-		st.Listeners = append(st.Listeners, ListenerStatus{Address: a.String(), Problem: p})
+	for _, l := range s.listeners.States() {
+		st.Listeners = append(st.Listeners, ListenerStatus{Address: l.Address.String(), Up: l.Problem == "", Problem: l.Problem})
 	}
 	s.mu.Unlock()
-	slices.SortFunc(st.Listeners, func(a, b ListenerStatus) int { return cmp.Compare(a.Address, b.Address) })
 	return st
 }
 

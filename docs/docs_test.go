@@ -3,6 +3,7 @@
 package docs_test
 
 import (
+	"io/fs"
 	"os"
 	"path/filepath"
 	"regexp"
@@ -59,6 +60,44 @@ func TestNamedTestsExist(t *testing.T) {
 	}
 	if m, _ := missingTests(t, "`docs: TestNoSuchThing`"); len(m) != 1 {
 		t.Error("a test that does not exist was not missed")
+	}
+}
+
+// Each fuzz target runs its kept inputs in every test run; a target without any
+// runs what its author thought of.
+func TestFuzzTargetsKeepInputs(t *testing.T) {
+	target := regexp.MustCompile(`(?m)^func (Fuzz\w+)\(`)
+	kept, bare := 0, []string{}
+	err := filepath.WalkDir("..", func(path string, d fs.DirEntry, err error) error {
+		if err != nil {
+			return err
+		}
+		if d.IsDir() && (d.Name() == "node_modules" || d.Name() == ".git") {
+			return fs.SkipDir
+		}
+		if !strings.HasSuffix(path, "_test.go") {
+			return nil
+		}
+		b, err := os.ReadFile(path)
+		if err != nil {
+			return err
+		}
+		for _, m := range target.FindAllStringSubmatch(string(b), -1) {
+			inputs, err := os.ReadDir(filepath.Join(filepath.Dir(path), "testdata/fuzz", m[1]))
+			if err != nil || len(inputs) == 0 {
+				bare = append(bare, m[1])
+				continue
+			}
+			kept++
+		}
+		return nil
+	})
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Logf("%d fuzz targets keep inputs, %d have seeds only: %v", kept, len(bare), bare)
+	if kept < 20 {
+		t.Errorf("only %d fuzz targets keep inputs", kept)
 	}
 }
 

@@ -223,7 +223,7 @@ func (c *compiler) relayChains() []Chain {
 		}
 		ch.Rules = append(ch.Rules, Rule{
 			Match: []Match{not(L4Proto, num(protoTCP))}, Count: true, Do: Action{Kind: Reject}, Comment: "relay: not carried",
-			Why: string(FromOurs) + " to " + string(ToInternet) + ": ICMP, UDP that the exit does not carry, and all else through a dialed exit", Pointer: at("exits", i, ""),
+			Why: string(FromOurs) + " to " + string(ToInternet) + ": ICMP, UDP that the exit does not carry, and all else through a dialed exit", // the line that decided is the sender's
 		})
 		out = append(out, ch)
 	}

@@ -15,6 +15,7 @@ import (
 	"golang.org/x/sys/unix"
 
 	"github.com/personal-internet-cell/pic/internal/lifecycle"
+	"github.com/personal-internet-cell/pic/internal/listen"
 )
 
 // Config is what a [Server] needs of the rest of the cell.
@@ -59,8 +60,7 @@ type Server struct {
 	others      func() string
 
 	mu        sync.Mutex // Apply, Run's end, Status
-	listeners map[netip.AddrPort]*net.UDPConn
-	problems  map[netip.AddrPort]string
+	listeners *listen.Set[*net.UDPConn]
 
 	inject func([]byte) // tests: called with every packet
 }
@@ -69,8 +69,10 @@ type Server struct {
 func New(c *Config) *Server {
 	s := &Server{
 		log: c.Logger, clock: c.Clock, limit: newLimiter(), ready: make(chan struct{}), replan: make(chan struct{}, 1),
-		listeners: map[netip.AddrPort]*net.UDPConn{}, problems: map[netip.AddrPort]string{},
 	}
+	s.listeners = listen.New(&listen.Config[*net.UDPConn]{
+		Open: s.open, Close: func(c *net.UDPConn) { _ = c.Close() }, Log: c.Logger, Opened: "telling the time", Closed: "no longer telling the time",
+	})
 	if s.clock == nil {
 		s.clock = &KernelClock{}
 	}
@@ -97,10 +99,7 @@ func (s *Server) Run(ctx context.Context) error {
 	<-ctx.Done()
 	s.mu.Lock()
 	s.stop()
-	for a, c := range s.listeners {
-		_ = c.Close()
-		delete(s.listeners, a)
-	}
+	s.listeners.CloseAll()
 	s.mu.Unlock()
 	s.work.Wait()
 	return nil
@@ -126,51 +125,25 @@ func (s *Server) Apply(ctx context.Context, p Sources) (changed bool, err error)
 		default:
 		}
 	}
-	moved, err := s.reconcile(p.Listen)
+	moved, err := s.listeners.Apply(p.Listen)
 	return changed || moved, err
 }
 
-// reconcile is called with mu held.
-func (s *Server) reconcile(want []netip.AddrPort) (changed bool, err error) {
-	wanted, problems := map[netip.AddrPort]bool{}, map[netip.AddrPort]string{}
-	var errs []error
-	for _, a := range want {
-		wanted[a] = true
-		if s.listeners[a] != nil {
-			continue
-		}
-		c, err := listen(s.base, a)
-		if err != nil {
-			problems[a] = err.Error()
-			// A kernel without IPv6 is no fault that a person or a return to an
-			// older revision could mend: it is shown, and nothing waits for it.
-			if !errors.Is(err, unix.EAFNOSUPPORT) {
-				errs = append(errs, err)
-			}
-			continue
-		}
-		s.listeners[a] = c
-		s.work.Go(func() {
-			_ = lifecycle.Guard(s.base, s.log, "ntp "+a.String(), func() { s.panics.Add(1) }, func(ctx context.Context) error { return s.serve(ctx, c) })
-		})
-		s.log.Info("telling the time", "address", a)
-		changed = true
+// open serves an address until its socket is closed.
+func (s *Server) open(a netip.AddrPort) (*net.UDPConn, error) {
+	c, err := bind(s.base, a)
+	if err != nil {
+		return nil, err
 	}
-	for a, c := range s.listeners {
-		if !wanted[a] {
-			_ = c.Close()
-			delete(s.listeners, a)
-			s.log.Info("no longer telling the time", "address", a)
-			changed = true
-		}
-	}
-	s.problems = problems
-	return changed, errors.Join(errs...)
+	s.work.Go(func() {
+		_ = lifecycle.Guard(s.base, s.log, "ntp "+a.String(), func() { s.panics.Add(1) }, func(ctx context.Context) error { return s.serve(ctx, c) })
+	})
+	return c, nil
 }
 
-// listen binds one address. IP_FREEBIND lets it bind before the tunnel link
+// bind binds one address. IP_FREEBIND lets it bind before the tunnel link
 // exists (ip(7)); SO_TIMESTAMPNS has the kernel say when a packet arrived.
-func listen(ctx context.Context, a netip.AddrPort) (*net.UDPConn, error) {
+func bind(ctx context.Context, a netip.AddrPort) (*net.UDPConn, error) {
 	network, level, freebind := "udp4", unix.IPPROTO_IP, unix.IP_FREEBIND
 	if a.Addr().Is6() {
 		network, level, freebind = "udp6", unix.IPPROTO_IPV6, unix.IPV6_FREEBIND
@@ -188,14 +161,7 @@ func listen(ctx context.Context, a netip.AddrPort) (*net.UDPConn, error) {
 	}}
 	p, err := lc.ListenPacket(ctx, network, a.String())
 	if err != nil {
-		cure := "see the error"
-		switch {
-		case errors.Is(err, unix.EADDRINUSE):
-			cure = fmt.Sprintf("another time server holds it (ss -lunp 'sport = :%d' names it): stop that one from serving, or start the cell with another --ntp-port", a.Port())
-		case errors.Is(err, unix.EACCES):
-			cure = "run the cell as root or give it CAP_NET_BIND_SERVICE"
-		}
-		return nil, fmt.Errorf("listening on %s port %d/udp: %w; %s", a.Addr(), a.Port(), err, cure)
+		return nil, listen.Problem("udp", a, err, fmt.Sprintf("another time server holds it (ss -lunp 'sport = :%d' names it): stop that one from serving, or start the cell with another --ntp-port", a.Port()))
 	}
 	return p.(*net.UDPConn), nil
 }

@@ -1,7 +1,6 @@
 package ntp
 
 import (
-	"cmp"
 	"encoding/binary"
 	"slices"
 	"strings"
@@ -67,15 +66,11 @@ func (s *Server) Status() Status {
 		st.OffsetSeconds = off
 	}
 	s.mu.Lock()
-	for a := range s.listeners {
-		st.Listeners = append(st.Listeners, ListenerStatus{Address: a.String(), Up: true})
+	for _, l := range s.listeners.States() {
+		st.Listeners = append(st.Listeners, ListenerStatus{Address: l.Address.String(), Up: l.Problem == "", Problem: l.Problem})
 	}
-	for a, p := range s.problems {
-		st.Listeners = append(st.Listeners, ListenerStatus{Address: a.String(), Problem: p})
-	}
-	st.Running = len(s.listeners) > 0
+	st.Running = s.listeners.Serving()
 	s.mu.Unlock()
-	slices.SortFunc(st.Listeners, func(a, b ListenerStatus) int { return cmp.Compare(a.Address, b.Address) })
 	return st
 }
 

@@ -85,6 +85,7 @@ func New(cfg *Config) *Server {
 		d.SetMultipathTCP(false)
 		s.cfg.Dial = d.DialContext
 	}
+	s.cfg.Dial = s.elsewhere(s.cfg.Dial)
 	s.table.Store(newTable(Routes{}, nil, nil))
 	return s
 }

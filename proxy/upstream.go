@@ -7,6 +7,7 @@ import (
 	"net"
 	"net/http"
 	"net/http/httputil"
+	"net/netip"
 	"net/textproto"
 	"net/url"
 	"strings"
@@ -30,6 +31,23 @@ type upstream struct {
 	url       *url.URL
 	proxy     *httputil.ReverseProxy
 	transport *http.Transport
+}
+
+// errLoop stands for an upstream that is this proxy.
+var errLoop = errors.New("the upstream is the cell's own web server")
+
+// elsewhere dials what is not this proxy itself. The state can't refuse such an
+// upstream, because it does not know the addresses that the machine was given;
+// and a request that came back would come from the machine's own address.
+func (s *Server) elsewhere(dial func(context.Context, string, string) (net.Conn, error)) func(context.Context, string, string) (net.Conn, error) {
+	return func(ctx context.Context, network, address string) (net.Conn, error) {
+		t := s.table.Load()
+		if ap, err := netip.ParseAddrPort(address); err == nil && (t.own[ap.Addr().Unmap()] || ap.Addr().Unmap().IsLoopback()) &&
+			(ap.Port() == t.routes.HTTPSPort || ap.Port() == t.routes.HTTPPort) {
+			return nil, &net.OpError{Op: "dial", Net: network, Err: errLoop}
+		}
+		return dial(ctx, network, address)
+	}
 }
 
 // passage is what the handler has found out about a request and the rewriter needs.

@@ -85,7 +85,7 @@ func TestExplainNamesTheWayAndTheLine(t *testing.T) {
 			"no UDP by a relay",
 			api.ExplainQuery{From: "tv", To: "internet", Protocol: "udp"},
 			false,
-			"rejected", false, "/peers/2/exit", `"onion"`, "ingress mark table rule", "rejects it",
+			"rejected", false, "/peers/2/exit", `"onion"`, "ingress mark rule", "rejects it",
 		},
 		{
 			"the internet directly",

@@ -24,6 +24,7 @@ var allowed = map[string][]string{
 	"internal/lifecycle":  {},
 	"internal/atomicfile": {},
 	"internal/textdiff":   {},
+	"internal/listen":     {},
 	"datastore":           {"cell", "internal/atomicfile"},
 	"reconcile":           {"datastore", "cell", "internal/lifecycle", "internal/textdiff"},
 	"backup":              {"datastore", "cell", "internal/atomicfile", "internal/lifecycle"},
@@ -35,7 +36,7 @@ var allowed = map[string][]string{
 	"cmd/pic": {"*"}, "cmd/lab": {"*"},
 }
 
-var column = []string{"cell", "internal/lifecycle", "internal/atomicfile"}
+var column = []string{"cell", "internal/lifecycle", "internal/atomicfile", "internal/listen"}
 
 // testOnly rooms are imported by _test.go files (and each other) only.
 var testOnly = []string{"internal/netnstest", "internal/scenario", "internal/archtest", "internal/labtest"}
@@ -59,7 +60,7 @@ var fences = map[string][]string{
 }
 
 // stdOnly rooms import the standard library only.
-var stdOnly = []string{"cell", "ui", "internal/lifecycle", "internal/atomicfile", "internal/textdiff"}
+var stdOnly = []string{"cell", "ui", "internal/lifecycle", "internal/atomicfile", "internal/textdiff", "internal/listen"}
 
 // pureFiles (compile.go) may open no file or socket and read no clock.
 var impure = []string{"os", "net", "time/tzdata", "os/exec", "syscall", "crypto/rand", "math/rand", "math/rand/v2"}

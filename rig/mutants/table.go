@@ -57,8 +57,8 @@ func firewallTable() []mutant {
 		},
 		{
 			guards: "guard: what no relay takes is not answered by the cell itself", file: rows, test: layers,
-			old: `row("relay: not carried", "UDP, ICMP and all else through a dialed exit", "", Reject),`,
-			new: `row("relay: not carried", "UDP, ICMP and all else through a dialed exit", "", Accept),`,
+			old: `and all else through a dialed exit", "", Reject),`,
+			new: `and all else through a dialed exit", "", Accept),`,
 		},
 		{
 			guards: "rules: a source in no map is unknown", file: rules, test: layers,
@@ -93,11 +93,11 @@ func firewallTable() []mutant {
 		},
 		{
 			guards: "marks: a peer has the mark of its exit", file: "firewall/compile_sets.go", test: "TestLifeOfAPacket",
-			old: `mark := []Value{num(c.s.MarkOf(p.Exit))}`, new: `mark := []Value{num(markDirect)}`,
+			old: `mark = []Value{num(c.s.MarkOf(c.s.Way(exit, &c.f)))}`, new: `mark = []Value{num(markDirect)}`,
 		},
 		{
 			guards: "marks: so has a service's egress", file: "firewall/compile_sets.go", test: "TestLifeOfAPacket",
-			old: `Data: []Value{num(c.s.MarkOf(v.Egress))}, Pointer`, new: `Data: []Value{num(markDirect)}, Pointer`,
+			old: `Data: []Value{num(c.s.MarkOf(c.s.Way(v.Egress, &c.f)))}, Pointer`, new: `Data: []Value{num(markDirect)}, Pointer`,
 		},
 		{
 			guards: "policy rules: no mark, no route", file: routes, test: layers,
@@ -154,7 +154,7 @@ func firewallTable() []mutant {
 		},
 		{
 			guards: "expired and disabled peers are not let in", file: "tunnel/compile.go", test: "TestDisabledAndExpiredPeersAreNotLetIn",
-			old: `if !p.Active(&f) {`, new: `if false {`,
+			old: `if !p.Enabled || expired[p.Name] {`, new: `if expired == nil {`,
 		},
 		{
 			guards: "a private key that is not the public key's is not set", file: "tunnel/diff.go", test: "TestAPrivateKeyThatIsNotThePublicKeysIsRefused",
@@ -184,16 +184,16 @@ func stateTable() []mutant {
 			old: `f, err := os.CreateTemp(dir, tmpPrefix+filepath.Base(path)+"-*")`, new: `f, err := os.Create(path)`,
 		},
 		{
-			guards: "an unsynced startup is put back", file: pointer, test: "TestAnUnsyncedPointerIsNotWhatBoots", in: "cmd/pic",
+			guards: "an unsynced startup is put back", file: pointer, test: "TestAPointerThatCannotBeSyncedIsPutBack",
 			old: `if old := s.revisions[s.startup]; old != nil {`, new: `if old := s.revisions[s.startup]; old == nil {`,
 		},
 		{
-			guards: "startup fits one document only", file: "datastore/load.go", test: "TestDamageIsNeverTakenForAFreshCell", in: "datastore",
-			old: `if sum != "" && h.SHA256 != sum {`, new: `if false {`,
+			guards: "startup fits one document only", file: "datastore/load.go", test: "TestStartupFitsOneDocumentOnly",
+			old: `if len(sums) > 0 && !slices.Contains(sums, h.SHA256) {`, new: `if len(sums) > 0 && h.SHA256 == "" {`,
 		},
 		{
-			guards: "a revision is the document it says it is", file: "datastore/revision.go", test: "TestDamageIsNeverTakenForAFreshCell",
-			old: `case hex.EncodeToString(sum[:]) != h.SHA256:`, new: `case false:`,
+			guards: "a revision is the document it says it is", file: "datastore/revision.go", test: "TestStartupFitsOneDocumentOnly",
+			old: `case hex.EncodeToString(sum[:]) != h.SHA256:`, new: `case hex.EncodeToString(sum[:]) == "":`,
 		},
 		{
 			guards: "an old copy of startup is noticed", file: "datastore/load.go", test: "TestAnOldStartupWithoutItsWitnessIsNoticed",
@@ -201,7 +201,7 @@ func stateTable() []mutant {
 		},
 		{
 			guards: "a lone remainder is no fresh cell", file: "datastore/load.go", test: "TestALoneRemainderIsNotAFreshCell", in: "cmd/pic",
-			old: `if len(history) > 0 || len(s.marks) > 0 || s.highest > 1 || kinds > 1 {`, new: `if false {`,
+			old: `if len(history) > 0 || len(s.marks) > 0 || s.highest > 1 || kinds > 1 {`, new: `if len(history) < 0 || kinds < 0 {`,
 		},
 		{
 			guards: "what was not acknowledged did not happen", file: "datastore/load.go", test: "TestUnacknowledgedRevisionsDoNotSurviveARestart",
@@ -217,7 +217,7 @@ func stateTable() []mutant {
 		},
 		{
 			guards: "silence takes a confirmed commit back", file: "reconcile/run.go", test: "TestSilenceTakesAConfirmedCommitBack",
-			old: `if p == nil || e.now().Before(p.ConfirmBy) {`, new: `if p == nil || true {`,
+			old: `l.confirm.Reset(max(0, p.ConfirmBy.Sub(l.engine.now())))`, new: `_ = p`,
 		},
 		{
 			guards: "a pending commit is not what boots", file: commit, test: "TestARestartTakesAPendingCommitBack",
@@ -225,7 +225,7 @@ func stateTable() []mutant {
 		},
 		{
 			guards: "confirming after the deadline is too late", file: commit, test: "TestConfirmingAfterTheDeadlineIsTooLate",
-			old: `if !e.now().Before(p.ConfirmBy) {`, new: `if false {`,
+			old: `if !e.now().Before(p.ConfirmBy) {`, new: `if p == nil {`,
 		},
 		{
 			guards: "nothing is committed while a commit waits", file: commit, test: "TestSilenceTakesAConfirmedCommitBack",
@@ -237,7 +237,7 @@ func stateTable() []mutant {
 		},
 		{
 			guards: "a stage that fails takes the commit back", file: commit, test: "TestAStageThatNewlyFailsTakesTheCommitBack",
-			old: `if failed := e.worse(conditions, errs); failed != nil {`, new: `if failed := e.worse(conditions, nil); failed != nil {`,
+			old: `if failed := e.worse(conditions, errs); failed != nil {`, new: `if failed := e.worse(conditions, errs); failed != nil && len(errs) == 0 {`,
 		},
 		{
 			guards: "what was read must still be true", file: commit, test: "TestConcurrentEditsAreNotLost",
@@ -283,16 +283,32 @@ func identityTable() []mutant {
 			old: `if d := auth.Allowed(r.Access, who); d != auth.Allow {`, new: `if d := auth.Allowed(r.Access, who); d == auth.SetupRequired {`,
 		},
 		{
-			guards: "… and for the password again where its row says so", file: routes, test: refuse,
+			guards: "… and for the password again where its row says so", file: routes, test: "TestWhatAsksForThePasswordAgain",
 			old: `r.Reauth && d != auth.Allow {`, new: `r.Reauth && d == auth.SetupRequired {`,
 		},
 		{
 			guards: "a route without an access can't exist", file: routes, test: "TestARouteWithoutAccessCannotBeRegistered",
-			old: `if !slices.Contains(auth.Accesses(), r.Access) {`, new: `if false {`,
+			old: `if !slices.Contains(auth.Accesses(), r.Access) {`, new: `if !slices.Contains(auth.Accesses(), r.Access) && r.Path == "" {`,
 		},
 		{
 			guards: "before the claim only the setup is offered", file: "api/middleware.go", test: "TestUnclaimedCellOffersOnlySetup",
 			old: `case s == nil || !s.Claimed():`, new: `case s == nil:`,
+		},
+		{
+			guards: "before the claim no request without the code writes a file", file: "api/audit.go", test: "TestTheSetupWithstandsTheNetwork", in: "cmd/pic",
+			old: `case !a.claimed() && a.cfg.Engine.Source() != "recovered":`, new: `case !a.claimed() && a.cfg.Engine.Source() == "recovered":`,
+		},
+		{
+			guards: "keys ask for the password again", file: "api/peers.go", test: "TestWhatAsksForThePasswordAgain",
+			old: `Reauth: true, Operation: op("POST", "/api/wireguard/keys"`, new: `Operation: op("POST", "/api/wireguard/keys"`,
+		},
+		{
+			guards: "streams end with their session", file: "api/events.go", test: "TestStreamsEndWithTheirSession",
+			old: `over = a.cfg.Sessions.Done(s.ID)`, new: `_ = s`,
+		},
+		{
+			guards: "a login makes the old session worthless", file: "api/authn.go", test: "TestASessionIsNewWhenAPasswordWasEntered",
+			old: "a.cfg.Sessions.Revoke(old.ID)\n\t}\n\ttoken", new: "_ = old\n\t}\n\ttoken",
 		},
 		{
 			guards: "a recovered cell is closed", file: "api/middleware.go", test: "TestDamagedStateIsAnAlarmAndClosesTheAPI", in: "cmd/pic",
@@ -325,7 +341,7 @@ func identityTable() []mutant {
 		},
 		{
 			guards: "a session is bound to its user's role", file: "auth/sessions.go", test: "TestRoleChangeAndDeletionCountAtOnce",
-			old: `return ok && role == x.Role && !x.expired(now)`, new: `return ok && !x.expired(now)`,
+			old: `return ok && role == x.Role && !x.expired(now)`, new: `return ok && role != "" && !x.expired(now)`,
 		},
 		{
 			guards: "the old token is worth nothing after the password", file: "auth/sessions.go", test: "TestRenewChangesTheTokenAndNothingElse",
@@ -349,11 +365,11 @@ func identityTable() []mutant {
 		},
 		{
 			guards: "sibling names read nothing", file: guards, test: "TestReadsFromOtherSitesAreRefusedUnlessSomebodyFollowsALink",
-			old: `if !navigation {`, new: `if false {`,
+			old: `if !navigation {`, new: `if !navigation && r.Method == "" {`,
 		},
 		{
 			guards: "changes are JSON", file: guards, test: "TestWhatOtherSitesSendHasNoEffect",
-			old: `if mutating(r.Method) && !bare && !isJSON(sent) {`, new: `if false {`,
+			old: `if mutating(r.Method) && !bare && !isJSON(sent) {`, new: `if mutating(r.Method) && !bare && !isJSON(sent) && r.Method == "" {`,
 		},
 		{
 			guards: "other host names are answered nothing", file: guards, test: "TestThirtyHostsGetNoAnswerOfTheAPI", in: "api",
@@ -365,7 +381,7 @@ func identityTable() []mutant {
 		},
 		{
 			guards: "a token does what its scopes say", file: "api/tokens.go", test: "TestATokenMayDoWhatItsScopesSayAndNoMore",
-			old: `if !kept.Allows(r.Method, r.URL.Path) {`, new: `if false {`,
+			old: `if !kept.Allows(r.Method, r.URL.Path) {`, new: `if kept == nil {`,
 		},
 		{
 			guards: "no scope holds a path that is not clean", file: "cell/token.go", test: "TestScopesCoverWhatTheySayAndNoMore", quick: true,
@@ -381,7 +397,7 @@ func identityTable() []mutant {
 		},
 		{
 			guards: "a user is not touched by another", file: "api/authn.go", test: "TestAPeerCannotTouchAnothersThings",
-			old: `if s.ID == in.ID && (id.Role == cell.RoleAdmin || s.User == id.User) {`, new: `if s.ID == in.ID {`,
+			old: `if s.ID == in.ID && (id.Role == cell.RoleAdmin || s.User == id.User) {`, new: `if s.ID == in.ID && id.Via != "" {`,
 		},
 	}
 }
@@ -390,7 +406,7 @@ func dnsTable() []mutant {
 	return []mutant{
 		{
 			guards: "views are chosen by the interface too", file: "dns/table.go", test: "TestForgedSourcesFromTheUplinkSeeNothing",
-			old: `if link == cell.TunnelLink {`, new: `if link == cell.TunnelLink || t.peers[src] != nil {`,
+			old: `if link == cell.TunnelLink {`, new: `if _, peer := t.peers[src]; link == cell.TunnelLink || peer {`,
 		},
 		{
 			guards: "a bridge's source is in its prefix", file: "dns/table.go", test: "TestViews",
@@ -413,6 +429,14 @@ func dnsTable() []mutant {
 			old: `answers(m, q, true) {`, new: `true {`,
 		},
 		{
+			guards: "a forwarder's redirects are not followed", file: "dns/upstream.go", test: "TestADoHForwarderLeadsNowhereElse",
+			old: `return http.ErrUseLastResponse }}`, new: `return nil }}`,
+		},
+		{
+			guards: "a forwarder is dialed at its address alone", file: "dns/upstream.go", test: "TestADoHForwarderLeadsNowhereElse",
+			old: `return u.connect(ctx, "tcp") },`, new: "d, err := u.dial()\nif err != nil {\nreturn nil, err\n}\nreturn d.DialContext(ctx, \"tcp\", u.conf.ServerName+\":443\") },",
+		},
+		{
 			guards: "floods are limited", file: "dns/wire.go", test: "TestForgedSourcesAreNotFlooded",
 			old: `limited := a == t.internet && !s.rate.take(from.src, time.Now())`, new: `limited := false`,
 		},
@@ -429,8 +453,12 @@ func dnsTable() []mutant {
 			old: `return nil, fmt.Errorf("exit %s carries no names yet", exit)`, new: `return direct, nil`,
 		},
 		{
-			guards: "what a peer may not see looks like no name", file: "dns/wire.go", test: "TestHiddenServicesLookLikeNoName",
+			guards: "what a peer may not see looks like no name", file: "dns/wire.go", test: "TestOneNameHoldsHiddenRecords",
 			old: "if !a.sees(s.service) {\n\t\t\tcontinue", new: "if false {\n\t\t\tcontinue",
+		},
+		{
+			guards: "a listener that stays is not touched", file: "internal/listen/listen.go", test: "TestWhatStaysIsNotTouchedAndNewOnesComeFirst", quick: true,
+			old: `if _, there := s.byAddr[a]; there {`, new: `if _, there := s.byAddr[a]; there && changed {`,
 		},
 		{
 			guards: "an unsynchronised clock says so", file: "ntp/clock.go", test: "TestAnUnsynchronisedClockSaysSo",
@@ -475,7 +503,7 @@ func webTable() []mutant {
 			old: `if claimsIdentity(key) || claimsFraming(key) {`, new: `if claimsIdentity(key) {`,
 		},
 		{
-			guards: "an ambiguous request is its connection's last", file: "proxy/handler.go", test: "TestSmugglingBasics",
+			guards: "an ambiguous request is its connection's last", file: "proxy/handler.go", test: "TestNoDesync",
 			old: `if lastOfItsConnection(r) {`, new: `if false {`,
 		},
 		{
@@ -509,6 +537,14 @@ func webTable() []mutant {
 		{
 			guards: "a grant that is taken away ends its streams", file: "proxy/handler.go", test: "TestWebSocketOutlivesASwapButNotItsGrant",
 			old: "st.cancel()\n", new: "_ = st.cancel\n",
+		},
+		{
+			guards: "the proxy does not dial itself", file: upstream, test: "TestAnUpstreamThatIsTheProxyIsNotDialed",
+			old: `(ap.Port() == t.routes.HTTPSPort || ap.Port() == t.routes.HTTPPort) {`, new: `ap.Port() == 0 {`,
+		},
+		{
+			guards: "an upstream is an address on a network of ours", file: "cell/service.go", test: "TestUpstreamsThatTheStateRefuses", in: "proxy",
+			old: `case !a.IsPrivate():`, new: `case !a.IsPrivate() && a.Is6():`,
 		},
 		{
 			guards: "connections are capped per source", file: "proxy/accept.go", test: "TestConnectionsAreCapped",
