@@ -9,6 +9,7 @@ import (
 	"reflect"
 	"strings"
 	"sync"
+	"sync/atomic"
 	"time"
 
 	"github.com/danielgtaylor/huma/v2"
@@ -150,6 +151,9 @@ type Config struct {
 	Started   time.Time
 	// Metrics adds what the rest of the house counts; nil adds nothing.
 	Metrics func(context.Context, *Metrics)
+	// Logs is the cell's log, and TailLogs follows it; both or none.
+	Logs     Logs
+	TailLogs func(context.Context, cell.LogQuery) (LogTail, error)
 }
 
 // Check is one line of a self-test.
@@ -172,6 +176,7 @@ type API struct {
 	drafts    *auth.SetupSessions[Draft]
 	conns     connLog
 	traffic   traffic
+	feeds     atomic.Int32  // streams that are open
 	scraping  chan struct{} // held while metrics are collected
 	scraped   int           // bytes of the last metrics; by who holds scraping
 
@@ -249,5 +254,6 @@ func (a *API) routes() {
 	a.vaultRoutes()
 	a.eventRoutes()
 	a.metricsRoutes()
+	a.logRoutes()
 	a.docRoutes()
 }

@@ -49,6 +49,7 @@ type house struct {
 	nightly  *nightly
 	firewall *firewall.Controller
 	counts   *counts
+	logs     *datastore.Logs
 	started  time.Time
 	audit    *datastore.Audit
 	socket   chan struct{} // closed once the local socket listens
@@ -59,17 +60,18 @@ type house struct {
 
 // build makes every room and hands each what it needs of the others. Nothing
 // in the world is touched before run.
-func build(log *slog.Logger, f *serveFlags, host cell.Host) (_ *house, err error) {
+func build(log *slog.Logger, logs *datastore.Logs, f *serveFlags, host cell.Host) (_ *house, err error) {
 	store, err := datastore.Open(&datastore.Config{Dir: f.state, Log: log})
 	if err != nil {
 		return nil, err
 	}
-	h := &house{log: log, flags: f, store: store, started: time.Now(), socket: make(chan struct{}), learner: newLearner(log, host)}
+	h := &house{log: log, logs: logs, flags: f, store: store, started: time.Now(), socket: make(chan struct{}), learner: newLearner(log, host)}
 	defer func() {
 		if err != nil {
 			err = errors.Join(err, store.Close())
 		}
 	}()
+	logs.Attach(store)
 	h.nightly = newNightly(log, h.policyNow)
 	if h.audit, err = datastore.OpenAudit(store); err != nil {
 		return nil, err
@@ -93,7 +95,7 @@ func build(log *slog.Logger, f *serveFlags, host cell.Host) (_ *house, err error
 	})
 	h.engine, err = reconcile.New(&reconcile.Config{
 		Store: store, Log: log, Now: time.Now, Facts: readMachine(host), Resync: resync(f.resync),
-		Notices: []func() []cell.Notice{h.notices, h.identityNotices},
+		Notices: []func() []cell.Notice{h.notices, h.identityNotices, logs.Notices},
 		Stages: h.counts.watch([]reconcile.Stage{
 			reconcile.Required(reconcile.WithNotices(reconcile.NewStage("firewall", firewall.Compile, fw.Apply), fw.Notices)),
 			reconcile.WithNotices(reconcile.NewStage("tunnel", tunnel.Compile, tolerantAtFirst(h.tunnel.Apply)), h.tunnel.Notices),
@@ -118,7 +120,7 @@ func build(log *slog.Logger, f *serveFlags, host cell.Host) (_ *house, err error
 	web.Store(&handler)
 	look := func() { h.learner.look(); h.engine.Trigger("the kernel changed") }
 	h.tasks = []lifecycle.Task{
-		h.dns, h.ntp, h.proxy, h.certs, h.code, sessions, backoff, tokens, h.watchRevisions(), lifecycle.Func("api", h.serveTokens),
+		logs, h.dns, h.ntp, h.proxy, h.certs, h.code, sessions, backoff, tokens, h.watchRevisions(), lifecycle.Func("api", h.serveTokens),
 		fw.Watch(look), h.tunnel.Watch(look), h.learner.task(), h.nightly.task(h.engine.Changes),
 		lifecycle.Func("socket", h.serveSocket), lifecycle.Func("debug", h.serveDebug), watchdog(h.selfCheck),
 	}
@@ -140,7 +142,7 @@ func (h *house) buildAPI(tokens *auth.Tokens) (*auth.Sessions, *auth.Backoff) {
 		NewAuthority: certs.NewAuthority, Trust: trust, Certificates: h.certificates, Fingerprint: h.certs.EphemeralFingerprint,
 		Clock: h.clock, DNS: h.dnsStatus, DNSRecords: dnsRecords, Export: exports(), Reachable: h.reachable, Explain: explain, Policy: policyResults,
 		NetworkTest: func(ctx context.Context) []api.Check { return uplinkChecks(ctx, h.engine.Facts()) },
-		UI:          ui.Files(), Metrics: h.metrics,
+		UI:          ui.Files(), Metrics: h.metrics, Logs: h.logs, TailLogs: h.tailLogs,
 	})
 	return sessions, backoff
 }
@@ -191,7 +193,7 @@ func (h *house) run(ctx context.Context, out io.Writer, ready string) error {
 }
 
 func (h *house) close() {
-	if err := errors.Join(h.tunnel.Close(), h.audit.Close(), h.store.Close()); err != nil {
+	if err := errors.Join(h.tunnel.Close(), h.audit.Close(), h.logs.Close(), h.store.Close()); err != nil {
 		h.log.Warn("closing", "error", err)
 	}
 }

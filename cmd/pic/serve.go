@@ -15,6 +15,7 @@ import (
 	"time"
 
 	"github.com/personal-internet-cell/pic/cell"
+	"github.com/personal-internet-cell/pic/datastore"
 )
 
 // serveFlags are the flags of `pic serve`.
@@ -113,7 +114,7 @@ func serve(ctx context.Context, inv *invocation) error {
 	if err := level.UnmarshalText([]byte(f.logLevel)); err != nil {
 		return fmt.Errorf("--log-level: %w", err)
 	}
-	log := slog.New(slog.NewTextHandler(inv.err, &slog.HandlerOptions{Level: level}))
+	logs, log := newLog(level, slog.NewTextHandler(inv.err, &slog.HandlerOptions{Level: slog.LevelDebug, ReplaceAttr: datastore.Redact}))
 	if m := missingCapabilities(); len(m) > 0 {
 		return fmt.Errorf("this process lacks %s: run it as root (sudo pic serve) or start the systemd unit (systemctl start pic)", strings.Join(m, ", "))
 	}
@@ -124,7 +125,7 @@ func serve(ctx context.Context, inv *invocation) error {
 	if err := os.Remove(ready); err != nil && !errors.Is(err, os.ErrNotExist) {
 		return err
 	}
-	h, err := build(log, f, host)
+	h, err := build(log, logs, f, host)
 	if err != nil {
 		return err
 	}
