@@ -151,6 +151,11 @@ type Config struct {
 	Started   time.Time
 	// Metrics adds what the rest of the house counts; nil adds nothing.
 	Metrics func(context.Context, *Metrics)
+	// History returns samples and how long their intervals are; nil: none is kept.
+	History func(cell.HistoryQuery) ([]cell.Sample, time.Duration)
+	// Events are what happened, and TailEvents follows them; both or none.
+	Events     Events
+	TailEvents func(context.Context) (EventTail, error)
 	// Logs is the cell's log, and TailLogs follows it; both or none.
 	Logs     Logs
 	TailLogs func(context.Context, cell.LogQuery) (LogTail, error)
@@ -255,5 +260,7 @@ func (a *API) routes() {
 	a.eventRoutes()
 	a.metricsRoutes()
 	a.logRoutes()
+	a.historyRoutes()
+	a.happenedRoutes()
 	a.docRoutes()
 }

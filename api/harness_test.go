@@ -51,6 +51,8 @@ type rig struct {
 	metrics func(context.Context, *api.Metrics)
 	logs    *datastore.Logs
 	log     *slog.Logger
+	samples *datastore.Samples
+	events  *datastore.Events
 }
 
 // shiftedClock is the real one, moved.
@@ -87,6 +89,7 @@ func newRig(t *testing.T) *rig {
 	r := &rig{t: t, engine: engine, code: auth.NewSetupCode(&auth.SetupCodeConfig{}), secret: store.Secret}
 	r.clock = &shiftedClock{}
 	r.logs, r.log = logs, log
+	r.samples, r.events = datastore.OpenSamples(store), datastore.OpenEvents(store)
 	logs.Attach(store)
 	r.tokens = auth.NewTokens(&auth.TokensConfig{Now: r.clock.Now, State: func() *cell.State { s, _ := engine.Running(); return s }})
 	r.factors = auth.NewSecondFactors(&auth.SecondFactorsConfig{Now: r.clock.Now})
@@ -137,6 +140,13 @@ func newRig(t *testing.T) *rig {
 				out = append(out, api.PolicyResult{Assertion: text, Result: "holds"})
 			}
 			return out, nil
+		},
+		History: r.samples.Query, Events: r.events, TailEvents: func(ctx context.Context) (api.EventTail, error) {
+			w, err := r.events.Watch(ctx)
+			if err != nil {
+				return api.EventTail{}, err
+			}
+			return api.EventTail{C: w.C, Lost: w.Lost}, nil
 		},
 		Logs: logs, TailLogs: func(ctx context.Context, q cell.LogQuery) (api.LogTail, error) {
 			w, err := logs.Watch(ctx, q)

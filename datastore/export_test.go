@@ -46,3 +46,14 @@ func (l *Logs) Waiting() int {
 	defer l.mu.Unlock()
 	return l.waiting
 }
+
+// PeerBytes is how much each resolution keeps of what peers did.
+func (h *Samples) PeerBytes() (out []int) {
+	for _, r := range h.rings {
+		out = append(out, r.bytes)
+	}
+	return out
+}
+
+// Names is how many names are remembered.
+func (h *Samples) Names() int { return len(h.names.of) }

@@ -50,6 +50,8 @@ type house struct {
 	firewall *firewall.Controller
 	counts   *counts
 	logs     *datastore.Logs
+	samples  *datastore.Samples
+	events   *datastore.Events
 	started  time.Time
 	audit    *datastore.Audit
 	socket   chan struct{} // closed once the local socket listens
@@ -72,6 +74,7 @@ func build(log *slog.Logger, logs *datastore.Logs, f *serveFlags, host cell.Host
 		}
 	}()
 	logs.Attach(store)
+	h.samples, h.events = datastore.OpenSamples(store), datastore.OpenEvents(store)
 	h.nightly = newNightly(log, h.policyNow)
 	if h.audit, err = datastore.OpenAudit(store); err != nil {
 		return nil, err
@@ -95,7 +98,7 @@ func build(log *slog.Logger, logs *datastore.Logs, f *serveFlags, host cell.Host
 	})
 	h.engine, err = reconcile.New(&reconcile.Config{
 		Store: store, Log: log, Now: time.Now, Facts: readMachine(host), Resync: resync(f.resync),
-		Notices: []func() []cell.Notice{h.notices, h.identityNotices, logs.Notices},
+		Notices: []func() []cell.Notice{h.notices, h.identityNotices, logs.Notices, h.samples.Notices},
 		Stages: h.counts.watch([]reconcile.Stage{
 			reconcile.Required(reconcile.WithNotices(reconcile.NewStage("firewall", firewall.Compile, fw.Apply), fw.Notices)),
 			reconcile.WithNotices(reconcile.NewStage("tunnel", tunnel.Compile, tolerantAtFirst(h.tunnel.Apply)), h.tunnel.Notices),
@@ -120,7 +123,7 @@ func build(log *slog.Logger, logs *datastore.Logs, f *serveFlags, host cell.Host
 	web.Store(&handler)
 	look := func() { h.learner.look(); h.engine.Trigger("the kernel changed") }
 	h.tasks = []lifecycle.Task{
-		logs, h.dns, h.ntp, h.proxy, h.certs, h.code, sessions, backoff, tokens, h.watchRevisions(), lifecycle.Func("api", h.serveTokens),
+		logs, h.samples, h.events, h.observe(), h.dns, h.ntp, h.proxy, h.certs, h.code, sessions, backoff, tokens, h.watchRevisions(), lifecycle.Func("api", h.serveTokens),
 		fw.Watch(look), h.tunnel.Watch(look), h.learner.task(), h.nightly.task(h.engine.Changes),
 		lifecycle.Func("socket", h.serveSocket), lifecycle.Func("debug", h.serveDebug), watchdog(h.selfCheck),
 	}
@@ -142,7 +145,7 @@ func (h *house) buildAPI(tokens *auth.Tokens) (*auth.Sessions, *auth.Backoff) {
 		NewAuthority: certs.NewAuthority, Trust: trust, Certificates: h.certificates, Fingerprint: h.certs.EphemeralFingerprint,
 		Clock: h.clock, DNS: h.dnsStatus, DNSRecords: dnsRecords, Export: exports(), Reachable: h.reachable, Explain: explain, Policy: policyResults,
 		NetworkTest: func(ctx context.Context) []api.Check { return uplinkChecks(ctx, h.engine.Facts()) },
-		UI:          ui.Files(), Metrics: h.metrics, Logs: h.logs, TailLogs: h.tailLogs,
+		UI:          ui.Files(), Metrics: h.metrics, Logs: h.logs, TailLogs: h.tailLogs, History: h.samples.Query, Events: h.events, TailEvents: h.tailEvents,
 	})
 	return sessions, backoff
 }
@@ -193,7 +196,7 @@ func (h *house) run(ctx context.Context, out io.Writer, ready string) error {
 }
 
 func (h *house) close() {
-	if err := errors.Join(h.tunnel.Close(), h.audit.Close(), h.logs.Close(), h.store.Close()); err != nil {
+	if err := errors.Join(h.tunnel.Close(), h.audit.Close(), h.samples.Close(), h.logs.Close(), h.store.Close()); err != nil {
 		h.log.Warn("closing", "error", err)
 	}
 }
