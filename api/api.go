@@ -142,6 +142,8 @@ type Config struct {
 	Explain func(*cell.State, cell.Facts, ExplainQuery) (Explanation, error)
 	// Policy evaluates the state's policy tests, in their order.
 	Policy func(*cell.State, cell.Facts) ([]PolicyResult, error)
+	// Exits are the ways out; see there.
+	Exits Exits
 	// NetworkTest reports on the uplink; the error says what is wrong.
 	NetworkTest func(context.Context) []Check
 	// UI is the built web app, rooted at index.html; an empty tree serves a note.
@@ -254,6 +256,7 @@ func (a *API) routes() {
 	a.configRoutes()
 	a.revisionRoutes()
 	a.peerRoutes()
+	a.connectivityRoutes()
 	a.networkRoutes()
 	a.explainRoutes()
 	a.vaultRoutes()

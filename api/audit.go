@@ -170,6 +170,10 @@ func (a *API) record(r *http.Request, note *auditNote, status int, requestID str
 	case note.who.Via != auth.ViaNone || note.user != "":
 		e.Outcome = "refused"
 		err = a.cfg.Audit.Note(e)
+	case !a.claimed() && a.cfg.Engine.Source() != "recovered":
+		// Nobody's yet, and open to a whole network: without the setup code no
+		// request writes to the disk. The program's log has wrong codes.
+		return
 	default: // strangers must not fill the record
 		e.Outcome = "refused"
 		admitted, dropped := a.refusals.take(a.cfg.Now())

@@ -53,6 +53,7 @@ type rig struct {
 	log     *slog.Logger
 	samples *datastore.Samples
 	events  *datastore.Events
+	exits   exitWorld
 }
 
 // shiftedClock is the real one, moved.
@@ -161,6 +162,7 @@ func newRig(t *testing.T) *rig {
 			}
 		},
 		NetworkTest: func(context.Context) []api.Check { return nil },
+		Exits:       r.exits.house(),
 		UI:          fstest.MapFS{"index.html": {Data: []byte("<!doctype html><title>app</title>")}, "assets/app-1234.js": {Data: []byte("1")}},
 	})
 	err = engine.Boot(t.Context(), func() (*cell.State, map[cell.SecretRef]cell.Secret, error) {

@@ -90,7 +90,7 @@ func (s *Server) Notices() []cell.Notice {
 			})
 		}
 	}
-	return out
+	return append(out, exitNotices(&s.tables.Load().plan)...)
 }
 
 func (c *cache) status() CacheStatus {

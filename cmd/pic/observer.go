@@ -69,6 +69,7 @@ func (o *observer) task(log *slog.Logger) lifecycle.Task {
 					if !open {
 						return nil
 					}
+					lifecycle.Fault("observer")
 					o.look(time.Now())
 				case <-tick.C:
 					o.look(time.Now())

@@ -41,6 +41,7 @@ type options struct {
 	days          int
 	stateDir      string
 	logs          logOptions
+	exits         exitOptions
 }
 
 func writeFlags(fs *flag.FlagSet, inv *invocation) {
