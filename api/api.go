@@ -9,6 +9,7 @@ import (
 	"reflect"
 	"strings"
 	"sync"
+	"sync/atomic"
 	"time"
 
 	"github.com/danielgtaylor/huma/v2"
@@ -152,6 +153,14 @@ type Config struct {
 	Started   time.Time
 	// Metrics adds what the rest of the house counts; nil adds nothing.
 	Metrics func(context.Context, *Metrics)
+	// History returns samples and how long their intervals are; nil: none is kept.
+	History func(cell.HistoryQuery) ([]cell.Sample, time.Duration)
+	// Events are what happened, and TailEvents follows them; both or none.
+	Events     Events
+	TailEvents func(context.Context) (EventTail, error)
+	// Logs is the cell's log, and TailLogs follows it; both or none.
+	Logs     Logs
+	TailLogs func(context.Context, cell.LogQuery) (LogTail, error)
 }
 
 // Check is one line of a self-test.
@@ -174,6 +183,7 @@ type API struct {
 	drafts    *auth.SetupSessions[Draft]
 	conns     connLog
 	traffic   traffic
+	feeds     atomic.Int32  // streams that are open
 	scraping  chan struct{} // held while metrics are collected
 	scraped   int           // bytes of the last metrics; by who holds scraping
 
@@ -252,5 +262,8 @@ func (a *API) routes() {
 	a.vaultRoutes()
 	a.eventRoutes()
 	a.metricsRoutes()
+	a.logRoutes()
+	a.historyRoutes()
+	a.happenedRoutes()
 	a.docRoutes()
 }

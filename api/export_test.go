@@ -27,3 +27,6 @@ func RegisterWithoutAccess() (msg string) {
 		func(context.Context, *struct{}) (*NoContent, error) { return nil, nil })
 	return "no panic"
 }
+
+// Feeds is how many streams are open.
+func (a *API) Feeds() int { return int(a.feeds.Load()) }

@@ -49,6 +49,10 @@ type rig struct {
 	audit   *datastore.Audit
 	clock   *shiftedClock
 	metrics func(context.Context, *api.Metrics)
+	logs    *datastore.Logs
+	log     *slog.Logger
+	samples *datastore.Samples
+	events  *datastore.Events
 	exits   exitWorld
 }
 
@@ -63,7 +67,8 @@ func (p textPlan) String() string { return string(p) }
 
 func newRig(t *testing.T) *rig {
 	t.Helper()
-	log := slog.New(slog.NewTextHandler(io.Discard, nil))
+	logs := datastore.NewLogs(slog.LevelInfo)
+	log := slog.New(logs.Handler(slog.NewTextHandler(io.Discard, nil)))
 	store, err := datastore.Open(&datastore.Config{Dir: t.TempDir(), Log: log})
 	if err != nil {
 		t.Fatal(err)
@@ -84,6 +89,9 @@ func newRig(t *testing.T) *rig {
 	}
 	r := &rig{t: t, engine: engine, code: auth.NewSetupCode(&auth.SetupCodeConfig{}), secret: store.Secret}
 	r.clock = &shiftedClock{}
+	r.logs, r.log = logs, log
+	r.samples, r.events = datastore.OpenSamples(store), datastore.OpenEvents(store)
+	logs.Attach(store)
 	r.tokens = auth.NewTokens(&auth.TokensConfig{Now: r.clock.Now, State: func() *cell.State { s, _ := engine.Running(); return s }})
 	r.factors = auth.NewSecondFactors(&auth.SecondFactorsConfig{Now: r.clock.Now})
 	if r.audit, err = datastore.OpenAudit(store); err != nil {
@@ -134,6 +142,20 @@ func newRig(t *testing.T) *rig {
 				out = append(out, api.PolicyResult{Assertion: text, Result: "holds"})
 			}
 			return out, nil
+		},
+		History: r.samples.Query, Events: r.events, TailEvents: func(ctx context.Context) (api.EventTail, error) {
+			w, err := r.events.Watch(ctx)
+			if err != nil {
+				return api.EventTail{}, err
+			}
+			return api.EventTail{C: w.C, Lost: w.Lost}, nil
+		},
+		Logs: logs, TailLogs: func(ctx context.Context, q cell.LogQuery) (api.LogTail, error) {
+			w, err := logs.Watch(ctx, q)
+			if err != nil {
+				return api.LogTail{}, err
+			}
+			return api.LogTail{C: w.C, Lost: w.Lost}, nil
 		},
 		Metrics: func(ctx context.Context, m *api.Metrics) {
 			if r.metrics != nil {
@@ -306,4 +328,9 @@ func claimedRig(t *testing.T) (*rig, *browser) {
 func (b *browser) cookies() []*http.Cookie {
 	u, _ := url.Parse(b.r.server.URL)
 	return b.c.Jar.Cookies(u)
+}
+
+// isStream tells rows that answer without end.
+func isStream(path string) bool {
+	return path == "/api/events" || strings.HasSuffix(path, "/tail") || strings.HasSuffix(path, "/stream")
 }

@@ -33,3 +33,27 @@ func ReadMark(file []byte) (cell.RevisionStatus, error) { return parseMark(file)
 
 // AuditFileSize makes the log's files small.
 func AuditFileSize(a *Audit, most int64) { a.most = most }
+
+// RoomOfFunction names the room of a function of the program.
+func RoomOfFunction(name string) string { return roomOfFunction(name) }
+
+// SubsystemOf is the subsystem of a line that a room logs.
+func SubsystemOf(room string, attrs map[string]string) string { return subsystemOf(room, attrs) }
+
+// Waiting is how many bytes wait for the disk.
+func (l *Logs) Waiting() int {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	return l.waiting
+}
+
+// PeerBytes is how much each resolution keeps of what peers did.
+func (h *Samples) PeerBytes() (out []int) {
+	for _, r := range h.rings {
+		out = append(out, r.bytes)
+	}
+	return out
+}
+
+// Names is how many names are remembered.
+func (h *Samples) Names() int { return len(h.names.of) }

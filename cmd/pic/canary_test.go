@@ -200,7 +200,7 @@ func (h *host) shown(t *testing.T) map[string]string {
 	for path, methods := range doc.Paths {
 		_, reads := methods["get"]
 		// A peer's configuration is handed out on purpose.
-		if !reads || path == "/api/events" || strings.HasSuffix(path, "/config") && path != "/api/config" || strings.HasSuffix(path, "/qr") {
+		if !reads || path == "/api/events" || strings.HasSuffix(path, "/tail") || strings.HasSuffix(path, "/stream") || strings.HasSuffix(path, "/config") && path != "/api/config" || strings.HasSuffix(path, "/qr") {
 			continue
 		}
 		formats := []string{""}
@@ -208,11 +208,20 @@ func (h *host) shown(t *testing.T) map[string]string {
 			formats = []string{"nft", "wg", "zone", "state", "proxy", "certs", "ntp", "exits"}
 		}
 		for _, format := range formats {
-			p := strings.NewReplacer("{name}", "peer1", "{n}", "5", "{id}", "x", "{format}", format, "{subsystem}", "firewall").Replace(path)
+			p := strings.NewReplacer("{name}", "peer1", "{n}", "5", "{id}", "x", "{format}", format, "{subsystem}", "firewall", "{service}", "firewall").Replace(path)
 			if r, err := h.try("GET", p, ""); err == nil {
 				out["GET "+p] = string(r.body)
 			}
 		}
+	}
+	for path, says := range map[string]string{"/metrics": "pic_revision", "/api/logs/search": "seq", "/api/logs/levels": "debug"} {
+		if !strings.Contains(out["GET "+path], says) {
+			t.Errorf("%s does not show what it should: %q", path, out["GET "+path])
+		}
+	}
+	out["all of the log"] = string(h.want(200, "GET", "/api/logs/search?limit=1000", "").body)
+	if !strings.Contains(out["all of the log"], "revision committed") {
+		t.Error("the kept log has nothing in it")
 	}
 	out["events"] = h.events(t)
 	for _, name := range []string{"state", "plans", "conditions", "pprof/goroutine?debug=2"} {
@@ -225,7 +234,7 @@ func (h *host) shown(t *testing.T) map[string]string {
 		}
 		out["proc "+f] = string(b)
 	}
-	for _, dir := range []string{"run", "state/revisions", "state/history"} {
+	for _, dir := range []string{"run", "state/revisions", "state/history", "state/logs"} {
 		err := filepath.WalkDir(h.path(dir), func(p string, d fs.DirEntry, err error) error {
 			if err != nil || !d.Type().IsRegular() {
 				return err

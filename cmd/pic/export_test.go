@@ -5,6 +5,7 @@ import (
 	"log/slog"
 
 	"github.com/personal-internet-cell/pic/cell"
+	"github.com/personal-internet-cell/pic/datastore"
 	"github.com/personal-internet-cell/pic/internal/lifecycle"
 )
 
@@ -12,7 +13,7 @@ import (
 // and not run.
 func TaskNames(dir string) (names []string, err error) {
 	f := &serveFlags{state: dir, runtime: dir, scope: string(cell.ScopeFull)}
-	h, err := build(slog.New(slog.DiscardHandler), lifecycle.NewPanics(), f, cell.Host{Scope: cell.ScopeFull, HTTPPort: 80, HTTPSPort: 443, DNSPort: 53, NTPPort: 123})
+	h, err := build(slog.New(slog.DiscardHandler), datastore.NewLogs(slog.LevelInfo), lifecycle.NewPanics(), f, cell.Host{Scope: cell.ScopeFull, HTTPPort: 80, HTTPSPort: 443, DNSPort: 53, NTPPort: 123})
 	if err != nil {
 		return nil, err
 	}

@@ -53,6 +53,9 @@ type house struct {
 	nightly  *nightly
 	firewall *firewall.Controller
 	counts   *counts
+	logs     *datastore.Logs
+	samples  *datastore.Samples
+	events   *datastore.Events
 	started  time.Time
 	audit    *datastore.Audit
 	socket   chan struct{} // closed once the local socket listens
@@ -65,17 +68,19 @@ type house struct {
 
 // build makes every room and hands each what it needs of the others. Nothing
 // in the world is touched before run.
-func build(log *slog.Logger, panics *lifecycle.Panics, f *serveFlags, host cell.Host) (_ *house, err error) {
+func build(log *slog.Logger, logs *datastore.Logs, panics *lifecycle.Panics, f *serveFlags, host cell.Host) (_ *house, err error) {
 	store, err := datastore.Open(&datastore.Config{Dir: f.state, Log: log})
 	if err != nil {
 		return nil, err
 	}
-	h := &house{log: log, panics: panics, flags: f, store: store, started: time.Now(), socket: make(chan struct{}), learner: newLearner(log, host)}
+	h := &house{log: log, logs: logs, panics: panics, flags: f, store: store, started: time.Now(), socket: make(chan struct{}), learner: newLearner(log, host)}
 	defer func() {
 		if err != nil {
 			err = errors.Join(err, store.Close())
 		}
 	}()
+	logs.Attach(store)
+	h.samples, h.events = datastore.OpenSamples(store), datastore.OpenEvents(store)
 	h.listens = sync.OnceFunc(func() { close(h.socket) })
 	h.nightly = newNightly(log, h.policyNow)
 	if h.audit, err = datastore.OpenAudit(store); err != nil {
@@ -101,7 +106,7 @@ func build(log *slog.Logger, panics *lifecycle.Panics, f *serveFlags, host cell.
 	})
 	h.engine, err = reconcile.New(&reconcile.Config{
 		Store: store, Log: log, Now: time.Now, Facts: readMachine(host), Resync: resync(f.resync),
-		Notices: []func() []cell.Notice{h.notices, h.identityNotices, h.panicNotices},
+		Notices: []func() []cell.Notice{h.notices, h.identityNotices, h.panicNotices, logs.Notices, h.samples.Notices},
 		Stages: h.counts.watch([]reconcile.Stage{
 			reconcile.Required(reconcile.WithNotices(reconcile.NewStage("firewall", firewall.Compile, fw.Apply), fw.Notices)),
 			reconcile.WithNotices(reconcile.NewStage("tunnel", tunnel.Compile, tolerantAtFirst(h.tunnel.Apply)), h.tunnel.Notices),
@@ -126,7 +131,7 @@ func build(log *slog.Logger, panics *lifecycle.Panics, f *serveFlags, host cell.
 	// The first six guard what they run themselves: their Run is called once.
 	h.tasks = []lifecycle.Task{h.dns, h.ntp, h.proxy, h.certs, h.exits, fw.Watch(look)}
 	for _, t := range []lifecycle.Task{
-		h.code, sessions, backoff, tokens, h.watchRevisions(), h.tunnel.Watch(look), h.learner.task(), h.nightly.task(h.engine.Changes),
+		logs, h.samples, h.events, h.observe(), h.code, sessions, backoff, tokens, h.watchRevisions(), h.tunnel.Watch(look), h.learner.task(), h.nightly.task(h.engine.Changes),
 		lifecycle.Func("api", h.serveTokens), lifecycle.Func("socket", h.serveSocket), lifecycle.Func("debug", h.serveDebug),
 		watchdog(h.selfCheck), lifecycle.Func("reload", h.reload),
 	} {
@@ -151,7 +156,7 @@ func (h *house) buildAPI(tokens *auth.Tokens) (*auth.Sessions, *auth.Backoff) {
 		Clock: h.clock, DNS: h.dnsStatus, DNSRecords: dnsRecords, Export: exports(), Reachable: h.reachable, Explain: explain, Policy: policyResults,
 		NetworkTest: func(ctx context.Context) []api.Check { return uplinkChecks(ctx, h.engine.Facts()) },
 		Exits:       h.apiExits(),
-		UI:          ui.Files(), Metrics: h.metrics,
+		UI:          ui.Files(), Metrics: h.metrics, Logs: h.logs, TailLogs: h.tailLogs, History: h.samples.Query, Events: h.events, TailEvents: h.tailEvents,
 	})
 	return sessions, backoff
 }
@@ -205,7 +210,7 @@ func (h *house) run(ctx context.Context, out io.Writer, ready string) error {
 }
 
 func (h *house) close() {
-	if err := errors.Join(h.tunnel.Close(), h.audit.Close(), h.store.Close()); err != nil {
+	if err := errors.Join(h.tunnel.Close(), h.audit.Close(), h.samples.Close(), h.logs.Close(), h.store.Close()); err != nil {
 		h.log.Warn("closing", "error", err)
 	}
 }

@@ -147,5 +147,5 @@ func usage(w io.Writer, cmds []command) {
 
 // commands is the table of subcommands.
 func commands() []command {
-	return slices.Concat(serveCommands(), stateCommands(), peerCommands(), exitCommands(), explainCommands(), adminCommands(), identityCommands(), earlyCommands())
+	return slices.Concat(serveCommands(), stateCommands(), peerCommands(), exitCommands(), explainCommands(), adminCommands(), identityCommands(), earlyCommands(), logCommands())
 }

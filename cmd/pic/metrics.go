@@ -112,6 +112,7 @@ func (h *house) metrics(ctx context.Context, m *api.Metrics) {
 	h.dnsMetrics(m)
 	h.clockMetrics(m)
 	h.webMetrics(m)
+	h.logMetrics(m)
 	processMetrics(m)
 }
 
@@ -257,11 +258,6 @@ func (h *house) webMetrics(m *api.Metrics) {
 	m.One("pic_proxy_connections", api.Gauge, "Connections to the web that are open.", float64(st.Connections))
 	m.One("pic_proxy_requests_total", api.Counter, "Requests to the web.", float64(st.Requests))
 	m.One("pic_proxy_refused_total", api.Counter, "Connections that were not admitted or over a limit.", float64(st.Refused))
-	m.Family("pic_panics_total", api.Counter, "Panics that were recovered from, in the listeners of a subsystem.")
-	m.Count(st.Panics, "subsystem", "proxy")
-	m.Count(h.dns.Status().Panics, "subsystem", "dns")
-	m.Count(h.ntp.Status().Panics, "subsystem", "ntp")
-
 	// A name whose certificate was just renewed is served two: the later counts.
 	type key struct{ name, issuer string }
 	expiry := map[key]time.Time{}

@@ -98,6 +98,7 @@ var panicCases = []panicCase{
 	{"kernel parameters", "kernel parameters", nil, nil, tasks("firewall watch")},
 	{"facts", "facts", address, nil, tasks("facts")},
 	{"audit", "audit", sources, nil, tasks("audit")},
+	{"observer", "observer", sources, nil, tasks("observer")},
 	{"policy tests", "policy tests", sources, nil, tasks("policy tests")},
 	{"engine", "engine", restart, nil, nil},
 	{"applying firewall", "applying firewall", restart, nil, nil},
@@ -109,7 +110,7 @@ var panicCases = []panicCase{
 	{"applying policy", "applying policy", nil, nil, nil},
 	// These do nothing but wait for a timer and write what is in memory, or ask
 	// the engine; they are run again like the others, see lifecycle.Guarded.
-	{"", "", nil, nil, tasks("setup code", "sessions", "backoff", "tokens", "watchdog", "reload")},
+	{"", "", nil, nil, tasks("setup code", "sessions", "backoff", "tokens", "watchdog", "reload", "logs", "history", "events")},
 }
 
 // told is how many panics the notice of a subject speaks of.

@@ -15,6 +15,7 @@ import (
 	"time"
 
 	"github.com/personal-internet-cell/pic/cell"
+	"github.com/personal-internet-cell/pic/datastore"
 	"github.com/personal-internet-cell/pic/internal/lifecycle"
 )
 
@@ -119,7 +120,7 @@ func serve(ctx context.Context, inv *invocation) error {
 		return fmt.Errorf("--log-level: %w", err)
 	}
 	panics := lifecycle.NewPanics()
-	log := slog.New(panics.Handler(slog.NewTextHandler(inv.err, &slog.HandlerOptions{Level: level})))
+	logs, log := newLog(level, panics.Handler(slog.NewTextHandler(inv.err, &slog.HandlerOptions{Level: slog.LevelDebug, ReplaceAttr: datastore.Redact})))
 	if m := missingCapabilities(); len(m) > 0 {
 		return fmt.Errorf("this process lacks %s: run it as root (sudo pic serve) or start the systemd unit (systemctl start pic)", strings.Join(m, ", "))
 	}
@@ -130,7 +131,7 @@ func serve(ctx context.Context, inv *invocation) error {
 	if err := os.Remove(ready); err != nil && !errors.Is(err, os.ErrNotExist) {
 		return err
 	}
-	h, err := build(log, panics, f, host)
+	h, err := build(log, logs, panics, f, host)
 	if err != nil {
 		return err
 	}

@@ -40,6 +40,7 @@ type options struct {
 	scopes        scopeList
 	days          int
 	stateDir      string
+	logs          logOptions
 	exits         exitOptions
 }
 
