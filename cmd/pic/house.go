@@ -122,7 +122,7 @@ func build(log *slog.Logger, panics *lifecycle.Panics, f *serveFlags, host cell.
 	for _, t := range []lifecycle.Task{
 		h.code, sessions, backoff, tokens, h.watchRevisions(), h.tunnel.Watch(look), h.learner.task(), h.nightly.task(h.engine.Changes),
 		lifecycle.Func("api", h.serveTokens), lifecycle.Func("socket", h.serveSocket), lifecycle.Func("debug", h.serveDebug),
-		watchdog(h.selfCheck), lifecycle.Func("reload", h.reload),
+		watchdog(h.selfCheck), lifecycle.Func("reload", h.reload), h.limitMemory(),
 	} {
 		h.tasks = append(h.tasks, lifecycle.Guarded(log, t))
 	}

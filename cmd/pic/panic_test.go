@@ -109,7 +109,7 @@ var panicCases = []panicCase{
 	{"applying policy", "applying policy", nil, nil, nil},
 	// These do nothing but wait for a timer and write what is in memory, or ask
 	// the engine; they are run again like the others, see lifecycle.Guarded.
-	{"", "", nil, nil, tasks("setup code", "sessions", "backoff", "tokens", "watchdog", "reload")},
+	{"", "", nil, nil, tasks("setup code", "sessions", "backoff", "tokens", "watchdog", "reload", "memory")},
 }
 
 // told is how many panics the notice of a subject speaks of.
@@ -119,10 +119,7 @@ func (h *host) told(subject string) (n int) {
 	if err != nil || r.status != 200 {
 		return -1
 	}
-	var st struct {
-		Notices []struct{ Code, Subject, Text string }
-	}
-	st = into[struct {
+	st := into[struct {
 		Notices []struct{ Code, Subject, Text string }
 	}](h.t, r)
 	for _, x := range st.Notices {
