@@ -199,7 +199,7 @@ func (a *API) RoleOf(user string) (cell.Role, bool) {
 // gate keeps an unclaimed cell to /api/setup and a recovered one to its alarm.
 func (a *API) gate(next http.Handler) http.Handler {
 	return http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
-		isAPI := strings.HasPrefix(r.URL.Path, "/api/") || r.URL.Path == "/api"
+		isAPI := strings.HasPrefix(r.URL.Path, "/api/") || r.URL.Path == "/api" || r.URL.Path == cell.MetricsPath
 		s, _ := a.cfg.Engine.Running()
 		switch {
 		case !isAPI:

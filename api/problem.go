@@ -27,6 +27,7 @@ type Problem struct {
 	RequestID string            `json:"request_id,omitempty"`
 	Link      string            `json:"link,omitempty" doc:"where to go to mend it"`
 	Errors    []cell.FieldError `json:"errors,omitempty" doc:"every field that is wrong, by JSON pointer"`
+	Cuts      []cell.Cut        `json:"cuts,omitempty" doc:"what the refused change would cut off"`
 
 	retryAfter time.Duration
 	hangUp     bool // close the connection after this answer

@@ -5,6 +5,7 @@ import (
 	"net/netip"
 	"slices"
 	"strconv"
+	"time"
 )
 
 // Numbers of the routing scheme (spec: network.md, "Exits").
@@ -12,6 +13,7 @@ const (
 	MarkMask   uint32 = 0xff // the bits of the packet mark that are ours
 	MarkBypass uint32 = 0x01 // the cell's own sockets: never enter an exit
 	MarkDirect uint32 = 0x02 // allowed to leave by the uplink
+	MarkBlock  uint32 = 0x03 // allowed to leave nowhere
 	TableCell         = 100  // only prefixes of ours, never a default
 
 	// RouteProtocol tags every kernel route and policy rule of ours
@@ -20,11 +22,17 @@ const (
 
 	// ExitDirect in an exit field means "by the uplink".
 	ExitDirect = "direct"
+	// ExitBlock in an exit field means "not at all": only the cell and prefixes
+	// of ours are reached.
+	ExitBlock = "block"
 
 	// TunnelLink is the WireGuard device that peers join.
 	TunnelLink = "pic0"
 
 	maxSlots = 10
+
+	// socksBase + mark is the port of an exit's SOCKS5 server.
+	socksBase = 10800
 )
 
 // ExitType is a way out other than the uplink.
@@ -68,8 +76,25 @@ type Exit struct {
 	Address4 netip.Addr `json:"address4"`
 	Address6 netip.Addr `json:"address6"`
 	// Link names the linked cell (type cell).
-	Link        string    `json:"link"`
+	Link string `json:"link"`
+	// Credentials is the secret that the type needs: the private key
+	// (wireguard_ext), the password of auth-user-pass (openvpn), the private key
+	// or password (sshuttle), the password (proxy).
 	Credentials SecretRef `json:"credentials"`
+	// Of the next five the one of the exit's type is set. An exit without it is
+	// blocked and says so.
+	WireGuard *WireGuardExit `json:"wireguard,omitempty"`
+	OpenVPN   *OpenVPNExit   `json:"openvpn,omitempty"`
+	Tor       *TorExit       `json:"tor,omitempty"`
+	SSH       *SSHExit       `json:"ssh,omitempty"`
+	Proxy     *ProxyExit     `json:"proxy,omitempty"`
+	// Socks offers a SOCKS5 server (RFC 1928) on the tunnel address to peers that
+	// are granted it (Peer.Socks), at [Exit.SocksPort].
+	Socks bool `json:"socks,omitempty"`
+	// Probes are what health checks connect to through the exit, TCP; empty
+	// means [DefaultProbes].
+	Probes  []netip.AddrPort `json:"probes,omitempty"`
+	Created time.Time        `json:"created,omitzero"`
 }
 
 // Routed reports whether the exit has a kernel link; the others have a dialer
@@ -90,25 +115,15 @@ func (e *Exit) RelayPort() uint16 {
 	return 0
 }
 
+// SocksPort is the port of e's SOCKS5 server on the tunnel addresses.
+func (e *Exit) SocksPort() uint16 { return socksBase + uint16(e.Mark()) }
+
 // LinkName is the interface of a routed exit, "" for dialed ones.
 func (e *Exit) LinkName() string {
 	if n := exitNumbers[e.Type]; n.link != "" {
 		return n.link + strconv.Itoa(e.Slot)
 	}
 	return ""
-}
-
-// MarkOf returns the mark for an exit field of a peer or service: "" and
-// "direct" are [MarkDirect], an unknown id is 0 (validation refuses it, and a
-// packet without a mark is never forwarded).
-func (s *State) MarkOf(exit string) uint32 {
-	if exit == "" || exit == ExitDirect {
-		return MarkDirect
-	}
-	if e := s.Exit(exit); e != nil {
-		return e.Mark()
-	}
-	return 0
 }
 
 // FreeSlot returns the lowest slot of type t that no exit holds.
@@ -130,7 +145,7 @@ func (e *Exit) validate(v *validation, s *State) {
 		v.add("type", "%q is no exit type", e.Type)
 		return
 	}
-	if e.ID == ExitDirect || e.ID == "block" {
+	if e.ID == ExitDirect || e.ID == ExitBlock {
 		v.add("id", "%q is a word of its own and can't name an exit", e.ID)
 	}
 	if e.Slot < 0 || e.Slot >= maxSlots {
@@ -145,7 +160,12 @@ func (e *Exit) validate(v *validation, s *State) {
 	if e.Type == ExitCell && find(s.Links, func(l *Link) bool { return l.Name == e.Link }) == nil {
 		v.add("link", "there is no linked cell %q", e.Link)
 	}
+	e.validateConfig(v)
 }
+
+// OurLink reports whether an interface name belongs to the cell: the tunnel, or
+// the link of an exit, whether or not there is such an exit.
+func OurLink(name string) bool { return ourLink(name) }
 
 // ourLink reports whether an interface name belongs to the cell.
 func ourLink(name string) bool {

@@ -14,6 +14,12 @@ type Facts struct {
 	Resolvers []netip.AddrPort `json:"resolvers"`
 	// Expired are names of peers whose time has passed, sorted.
 	Expired []string `json:"expired"`
+	// ExitLapsed are names of peers whose ExitUntil has passed, sorted.
+	ExitLapsed []string `json:"exit_lapsed"`
+	// Exits is what is known of each exit, by id.
+	Exits map[string]ExitFact `json:"exits"`
+	// Chains is the way that each chain takes now, by its id: an exit's id, "direct" or "block".
+	Chains map[string]string `json:"chains"`
 	// PublicAddress4 and PublicAddress6 are how the internet sees the cell; may be zero.
 	PublicAddress4 netip.Addr `json:"public_address4"`
 	PublicAddress6 netip.Addr `json:"public_address6"`
@@ -82,4 +88,35 @@ type Notice struct {
 	Subject  string   `json:"subject"`
 	Severity Severity `json:"severity"`
 	Text     string   `json:"text"`
+}
+
+// ExitState is how an exit is.
+type ExitState string
+
+const (
+	ExitDisabled   ExitState = "disabled"   // switched off
+	ExitConnecting ExitState = "connecting" // not up yet, and nothing is known to be wrong
+	ExitUp         ExitState = "up"
+	ExitDegraded   ExitState = "degraded" // carries traffic, but checks fail now and then
+	ExitBlocked    ExitState = "blocked"  // carries nothing; Reason says why
+)
+
+// Carrying reports whether the exit is of use: up, or degraded.
+func (s ExitState) Carrying() bool { return s == ExitUp || s == ExitDegraded }
+
+// ExitFact is what plans depend on of one exit. What changes by the second
+// (latency, counters) is not here: each change is a settling pass.
+type ExitFact struct {
+	State ExitState `json:"state"`
+	// Endpoint is where a wireguard_ext server is, looked up; invalid: unknown.
+	Endpoint netip.AddrPort `json:"endpoint"`
+	// Address4 and Address6 are the addresses a server gave us (openvpn).
+	Address4 netip.Addr `json:"address4"`
+	Address6 netip.Addr `json:"address6"`
+	// V6 says whether IPv6 destinations are reached through it.
+	V6 bool `json:"v6"`
+	// UDP says whether a dialed exit's relay takes UDP.
+	UDP bool `json:"udp"`
+	// DNS are resolvers that the server told us of, asked through the exit.
+	DNS []netip.AddrPort `json:"dns"`
 }

@@ -1,7 +1,9 @@
 package cell
 
 import (
+	"cmp"
 	"fmt"
+	"reflect"
 	"slices"
 	"strings"
 	"time"
@@ -38,6 +40,7 @@ func Impact(from, to *State) []Cut {
 		d.service(&from.Services[i])
 	}
 	d.exits()
+	d.chains()
 	d.links()
 	d.people()
 	d.forwards()
@@ -103,6 +106,14 @@ func (d *impact) peer(old *Peer) {
 		add("reaches the internet past the cell when it next takes its configuration")
 	}
 	d.moved(add, old.Exit, now.Exit)
+	if old.ExitUntil == nil && now.ExitUntil != nil || old.ExitUntil != nil && now.ExitUntil != nil && now.ExitUntil.Before(*old.ExitUntil) {
+		add("leaves by %s from %s on", cmp.Or(now.ExitThen, ExitDirect), now.ExitUntil.UTC().Format(time.RFC3339))
+	}
+	for _, id := range old.Socks {
+		if !slices.Contains(now.Socks, id) {
+			add("can no longer use the SOCKS server of the exit %s", id)
+		}
+	}
 	d.grants(add, old, now)
 }
 
@@ -186,8 +197,37 @@ func (d *impact) exits() {
 		case !old.Enabled:
 		case !now.Enabled:
 			d.add("exit", old.ID, "the exit %s is off%s", old.ID, d.by(old.ID))
-		case old.Mark() != now.Mark() || old.Address4 != now.Address4 || old.Address6 != now.Address6 || old.Link != now.Link || old.Credentials != now.Credentials:
+		case old.Mark() != now.Mark() || old.Address4 != now.Address4 || old.Address6 != now.Address6 || old.Link != now.Link || old.Credentials != now.Credentials ||
+			!reflect.DeepEqual(old.config(), now.config()):
 			d.add("exit", old.ID, "connections by the exit %s end: it is set up anew", old.ID)
+		}
+		if old.Socks && old.Enabled && now != nil && now.Enabled && !now.Socks {
+			d.add("exit", old.ID, "the SOCKS server of the exit %s closes", old.ID)
+		}
+	}
+}
+
+// config are the parts of an exit that it is set up from.
+func (e *Exit) config() []any { return []any{e.WireGuard, e.OpenVPN, e.Tor, e.SSH, e.Proxy} }
+
+func (d *impact) chains() {
+	for i := range d.from.Chains {
+		old := &d.from.Chains[i]
+		now := d.to.Chain(old.ID)
+		if now == nil {
+			d.add("exit", old.ID, "the chain %s is gone%s", old.ID, d.by(old.ID))
+			continue
+		}
+		for _, m := range old.Members {
+			if !now.mayUse(m) {
+				d.add("exit", old.ID, "%s is no longer a way of the chain %s: connections by it end", m, old.ID)
+			}
+		}
+		if len(old.Members) > 0 && len(now.Members) > 0 && now.Members[0] != old.Members[0] && now.mayUse(old.Members[0]) {
+			d.add("exit", old.ID, "the chain %s tries %s first: connections by another way end", old.ID, now.Members[0])
+		}
+		if !reflect.DeepEqual(old.Schedule, now.Schedule) {
+			d.add("exit", old.ID, "the schedule of the chain %s changes: connections end where it leads elsewhere", old.ID)
 		}
 	}
 }

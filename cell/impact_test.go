@@ -38,6 +38,7 @@ func full(t testing.TB) *cell.State {
 		{ID: "nl", Type: cell.ExitWireGuard, Enabled: true, Address4: netip.MustParseAddr("10.64.0.9"), Address6: netip.MustParseAddr("fc00::9"), Credentials: "c"},
 		{ID: "aunt", Type: cell.ExitCell, Link: "aunt", Enabled: true},
 	}
+	s.Chains = []cell.Chain{{ID: "away", Members: []string{"nl", "aunt", cell.ExitBlock}, Schedule: []cell.ChainWindow{{From: 60, Until: 120, Use: cell.ExitBlock}}}}
 	s.Services = []cell.Service{
 		{
 			ID: "files", Subdomain: "files", Upstream: "http://172.20.1.2:80", Access: cell.AccessInternet, Bridge: "br-files", Enabled: true,
@@ -48,6 +49,8 @@ func full(t testing.TB) *cell.State {
 	addPeer(t, s, "laptop", 2)
 	addPeer(t, s, "phone", 3)
 	p := &s.Peers[0]
+	p.Socks, s.Exits[0].Socks = []string{"nl"}, true
+	s.Services[1].Egress = "away"
 	p.Exit, p.Services, p.Peers, p.LAN, p.Owner, p.PresharedKey = "nl", []string{"mail"}, []string{"phone"}, []string{"lan"}, "kid", "psk3"
 	n.Forwards = []cell.Forward{{Name: "game", Protocol: cell.UDP, Port: 7777, Peer: "phone", TargetPort: 7000, Enabled: true}}
 	s.Normalize()
@@ -101,7 +104,9 @@ var impacts = []struct {
 		"network/forwards/peer", func(s *cell.State) { s.Peers[0].Exit = ""; s.Network.Forwards[0].Peer = "laptop" },
 		[]string{"peer laptop: leaves by direct instead of nl", "forward game: no longer leads to port 7000 of phone"},
 	},
-	{"network/forwards/service", func(s *cell.State) { s.Network.Forwards[0].Peer, s.Network.Forwards[0].Service = "", "mail" }, []string{"forward game: no longer leads to port 7000 of phone"}},
+	{"network/forwards/service", func(s *cell.State) {
+		s.Network.Forwards[0].Peer, s.Network.Forwards[0].Service, s.Services[1].Egress = "", "mail", cell.ExitDirect
+	}, []string{"service mail: leaves by direct instead of away", "forward game: no longer leads to port 7000 of phone"}},
 
 	{"dns/records", func(s *cell.State) { s.DNS.Records = nil }, []string{"name printer: to the view peer", "name printer: to the view lan"}},
 	{"dns/records/name", func(s *cell.State) { s.DNS.Records[0].Name = "x" }, []string{"name printer: to the view peer", "name printer: to the view lan"}},
@@ -139,6 +144,8 @@ var impacts = []struct {
 	{"peers/address6", func(s *cell.State) { s.Peers[0].Address6 = s.Network.Tunnel.Gateway6().Next().Next().Next().Next() }, []string{"peer laptop: its addresses change"}},
 	{"peers/destinations", func(s *cell.State) { s.Peers[0].Destinations = cell.SplitTunnel }, []string{"peer laptop: reaches the internet past the cell"}},
 	{"peers/exit", func(s *cell.State) { s.Peers[0].Exit = cell.ExitDirect }, []string{"peer laptop: leaves by direct instead of nl"}},
+	{"peers/exit_until", func(s *cell.State) { s.Peers[0].ExitUntil, s.Peers[0].ExitThen = &soon, "aunt" }, []string{"peer laptop: leaves by aunt from 2030-01-02T03:04:05Z on"}},
+	{"peers/socks", func(s *cell.State) { s.Peers[0].Socks = nil }, []string{"peer laptop: can no longer use the SOCKS server of the exit nl"}},
 	{"peers/expires", func(s *cell.State) { s.Peers[0].Expires = &soon }, []string{"peer laptop: only until 2030-01-02T03:04:05Z"}},
 	{"peers/enabled", func(s *cell.State) { s.Peers[0].Enabled = false }, []string{"peer laptop: loses the tunnel until"}},
 	{"peers/owner", func(s *cell.State) { s.Peers[0].Owner = "" }, []string{"user kid: no longer owns the device laptop"}},
@@ -146,7 +153,7 @@ var impacts = []struct {
 	{"peers/peers", func(s *cell.State) { s.Peers[0].Peers = nil }, []string{"peer laptop: can no longer reach the peer phone"}},
 	{"peers/lan", func(s *cell.State) { s.Peers[0].LAN = nil }, []string{"peer laptop: can no longer reach the network lan"}},
 
-	{"links", func(s *cell.State) { s.Links = nil; s.Exits = s.Exits[:1] }, []string{"exit aunt: is gone", "link aunt: is disconnected"}},
+	{"links", func(s *cell.State) { s.Links = nil; s.Exits = s.Exits[:1]; s.Chains[0].Members = []string{"nl"} }, []string{"exit aunt: is gone", "exit away: aunt is no longer a way", "link aunt: is disconnected"}},
 	{"links/domain", func(s *cell.State) { s.Links[0].Domain = "x.example.org" }, []string{"link aunt: names under aunt.example.org"}},
 	{"links/public_key", func(s *cell.State) { s.Links[0].PublicKey = key(82) }, []string{"link aunt: linked anew"}},
 	{"links/preshared_key", func(s *cell.State) { s.Links[0].PresharedKey = "x" }, []string{"link aunt: linked anew"}},
@@ -157,8 +164,12 @@ var impacts = []struct {
 	{"links/enabled", func(s *cell.State) { s.Links[0].Enabled = false }, []string{"link aunt: until it is enabled again"}},
 
 	{
-		"exits", func(s *cell.State) { s.Exits = s.Exits[1:]; s.Peers[0].Exit, s.Services[0].Egress = "", "" },
-		[]string{"peer laptop: leaves by direct instead of nl", "service files: leaves by direct instead of nl", "exit nl: the exit nl is gone"},
+		"exits", func(s *cell.State) {
+			s.Exits = s.Exits[1:]
+			s.Chains = []cell.Chain{}
+			s.Peers[0].Exit, s.Peers[0].Socks, s.Services[0].Egress, s.Services[1].Egress = "", nil, "", ""
+		},
+		[]string{"peer laptop: leaves by direct instead of nl", "peer laptop: can no longer use the SOCKS", "service files: leaves by direct instead of nl", "service mail: leaves by direct instead of away", "exit nl: the exit nl is gone", "exit away: the chain away is gone"},
 	},
 	{"exits/type", func(s *cell.State) { s.Exits[0].Type = cell.ExitOpenVPN }, []string{"exit nl: it is set up anew"}},
 	{"exits/slot", func(s *cell.State) { s.Exits[0].Slot = 3 }, []string{"exit nl: it is set up anew"}},
@@ -172,6 +183,37 @@ var impacts = []struct {
 		s.Exits[1].Link = "uncle"
 	}, []string{"exit aunt: it is set up anew"}},
 	{"exits/credentials", func(s *cell.State) { s.Exits[0].Credentials = "" }, []string{"exit nl: it is set up anew"}},
+
+	{"exits/wireguard", func(s *cell.State) {
+		s.Exits[0].WireGuard = &cell.WireGuardExit{PublicKey: key(60), PeerKey: key(61), Endpoint: "vpn.example.net:51820", AllowedIPs: []netip.Prefix{netip.MustParsePrefix("0.0.0.0/0")}}
+	}, []string{"exit nl: it is set up anew"}},
+	{"exits/openvpn", func(s *cell.State) {
+		s.Exits[0].Type, s.Exits[0].OpenVPN = cell.ExitOpenVPN, &cell.OpenVPNExit{Profile: "p"}
+	}, []string{"exit nl: it is set up anew"}},
+	{"exits/tor", func(s *cell.State) { s.Exits[0].Type, s.Exits[0].Tor = cell.ExitTor, &cell.TorExit{} }, []string{"exit nl: it is set up anew"}},
+	{"exits/ssh", func(s *cell.State) {
+		s.Exits[0].Type, s.Exits[0].SSH = cell.ExitSSHuttle, &cell.SSHExit{Host: "ssh.example.net", Port: 22, User: "me", Auth: cell.SSHKey}
+	}, []string{"exit nl: it is set up anew"}},
+	{"exits/proxy", func(s *cell.State) {
+		s.Exits[0].Type, s.Exits[0].Proxy = cell.ExitProxy, &cell.ProxyExit{Protocol: cell.ProxySOCKS5, Host: "192.0.2.1", Port: 1080}
+	}, []string{"exit nl: it is set up anew"}},
+	{"exits/socks", func(s *cell.State) { s.Exits[0].Socks = false }, []string{"exit nl: the SOCKS server of the exit nl closes"}},
+	{"chains", func(s *cell.State) { s.Chains, s.Services[1].Egress = nil, "nl" }, []string{"service mail: leaves by nl instead of away", "exit away: the chain away is gone"}},
+	{"chains/members", func(s *cell.State) { s.Chains[0].Members = []string{"aunt"} }, []string{"exit away: nl is no longer a way of the chain away"}},
+	{"chains/members", func(s *cell.State) { s.Chains[0].Members = []string{"aunt", "nl"} }, []string{"exit away: tries aunt first"}},
+	{"chains/schedule", func(s *cell.State) { s.Chains[0].Schedule = nil }, []string{"exit away: the schedule of the chain away changes"}},
+	{"chains/schedule/days", func(s *cell.State) {
+		s.Chains[0].Schedule = []cell.ChainWindow{{Days: []int{1}, From: 60, Until: 120, Use: cell.ExitBlock}}
+	}, []string{"exit away: the schedule of the chain away changes"}},
+	{"chains/schedule/from", func(s *cell.State) {
+		s.Chains[0].Schedule = []cell.ChainWindow{{From: 30, Until: 120, Use: cell.ExitBlock}}
+	}, []string{"exit away: the schedule of the chain away changes"}},
+	{"chains/schedule/until", func(s *cell.State) {
+		s.Chains[0].Schedule = []cell.ChainWindow{{From: 60, Until: 90, Use: cell.ExitBlock}}
+	}, []string{"exit away: the schedule of the chain away changes"}},
+	{"chains/schedule/use", func(s *cell.State) {
+		s.Chains[0].Schedule = []cell.ChainWindow{{From: 60, Until: 120, Use: "nl"}}
+	}, []string{"exit away: the schedule of the chain away changes"}},
 
 	{"services", func(s *cell.State) { s.Services = s.Services[1:] }, []string{"service files: files.home.example.org stops answering"}},
 	{"services/subdomain", func(s *cell.State) { s.Services[0].Subdomain = "f" }, []string{"service files: the name becomes f.home.example.org"}},
@@ -238,6 +280,13 @@ var harmless = map[string]string{
 	"links/name":                  "an id: see links",
 	"exits/id":                    "an id: see exits",
 	"exits/name":                  "a label",
+	"exits/probes":                "what health checks ask",
+	"exits/created":               "a date",
+	"chains/id":                   "an id: see chains",
+	"chains/name":                 "a label",
+	"chains/hold":                 "when the chain returns to a better way",
+	"peers/exit_then":             "see peers/exit_until",
+	"peers/exit_choice":           "what its owner may choose next; the exit stays",
 	"services/id":                 "an id: see services",
 	"services/name":               "a label",
 	"services/capabilities":       "what the pages offer",

@@ -41,8 +41,17 @@ type Peer struct {
 	Destinations Destinations `json:"destinations"`
 	// Keepalive in seconds, 0 (off) to 65535; default 25.
 	Keepalive uint16 `json:"keepalive"`
-	// Exit is the id of an exit, or "direct"; empty means direct.
+	// Exit is the id of an exit or chain, "direct" or "block"; empty means direct.
 	Exit string `json:"exit"`
+	// ExitUntil is when Exit gives way to ExitThen; nil: never.
+	ExitUntil *time.Time `json:"exit_until,omitempty"`
+	// ExitThen is what Exit becomes at ExitUntil, written alike.
+	ExitThen string `json:"exit_then,omitempty"`
+	// ExitChoice are the exits and chains the peer's owner may choose from, "direct"
+	// and "block" among them; "*" is all of them but direct. Empty: none.
+	ExitChoice []string `json:"exit_choice,omitempty"`
+	// Socks are the ids of exits whose SOCKS5 server the peer may use.
+	Socks []string `json:"socks,omitempty"`
 	// Expires is when the peer stops being let in; nil means never.
 	Expires *time.Time `json:"expires"`
 	Enabled bool       `json:"enabled"`
@@ -71,13 +80,28 @@ func (p *Peer) Granted(s *Service) bool {
 	return slices.Contains(p.Services, s.ID) || slices.Contains(p.Services, GrantAll)
 }
 
+// ExitNow is the peer's exit field, or what it has become when its time has
+// passed, which is learned.
+func (p *Peer) ExitNow(f *Facts) string {
+	if p.ExitUntil != nil && slices.Contains(f.ExitLapsed, p.Name) {
+		return p.ExitThen
+	}
+	return p.Exit
+}
+
+// MayChoose reports whether the peer's owner may set its exit to way.
+func (p *Peer) MayChoose(way string) bool {
+	return slices.Contains(p.ExitChoice, way) || way != ExitDirect && way != "" && slices.Contains(p.ExitChoice, GrantAll)
+}
+
 // Active reports whether the peer is let in: enabled and not among the expired
 // ones, which are learned (a pure function has no clock).
 func (p *Peer) Active(f *Facts) bool {
 	return p.Enabled && !slices.Contains(f.Expired, p.Name)
 }
 
-func (p *Peer) validate(v *validation, s *State) {
+// validate checks all but what is unique among peers, whose names are given.
+func (p *Peer) validate(v *validation, s *State, peers names) {
 	v.key("public_key", p.PublicKey)
 	if p.PublicKey != "" && p.PublicKey == s.Network.Tunnel.PublicKey {
 		v.add("public_key", "this is the cell's own key; a peer needs a key pair of its own")
@@ -88,6 +112,20 @@ func (p *Peer) validate(v *validation, s *State) {
 		v.add("destinations", "must be full or split")
 	}
 	v.exitRef("exit", p.Exit, s)
+	v.exitRef("exit_then", p.ExitThen, s)
+	if p.ExitUntil == nil && p.ExitThen != "" {
+		v.add("exit_until", "when does the exit become %s?", p.ExitThen)
+	}
+	for i, id := range p.ExitChoice {
+		if id != GrantAll {
+			v.exitRef("exit_choice/"+strconv.Itoa(i), id, s)
+		}
+	}
+	for i, id := range p.Socks {
+		if s.Exit(id) == nil {
+			v.add("socks/"+strconv.Itoa(i), "there is no exit %q", clip(id))
+		}
+	}
 	if p.Trust != TrustOwner && p.Trust != TrustFamily && p.Trust != TrustGuest {
 		v.add("trust", "must be owner, family or guest")
 	}
@@ -103,7 +141,7 @@ func (p *Peer) validate(v *validation, s *State) {
 		}
 	}
 	for i, name := range p.Peers {
-		if name == p.Name || s.Peer(name) == nil {
+		if name == p.Name || !peers.has(name) {
 			v.add("peers/"+strconv.Itoa(i), "there is no other peer %q", name)
 		}
 	}
@@ -112,4 +150,20 @@ func (p *Peer) validate(v *validation, s *State) {
 			v.add("lan/"+strconv.Itoa(i), "there is no network %q in /network/lan", name)
 		}
 	}
+}
+
+// Identical is a quick answer for the usual case, in which two states share
+// what an edit did not touch. It holds only for equal peers; when it does not
+// hold, look closer.
+func (p *Peer) Identical(o *Peer) bool {
+	return p.Name == o.Name && p.PublicKey == o.PublicKey && p.PresharedKey == o.PresharedKey &&
+		p.Address4 == o.Address4 && p.Address6 == o.Address6 && p.Destinations == o.Destinations &&
+		p.Keepalive == o.Keepalive && p.Exit == o.Exit && p.ExitUntil == o.ExitUntil && p.ExitThen == o.ExitThen && p.Expires == o.Expires && p.Enabled == o.Enabled &&
+		p.Note == o.Note && p.Owner == o.Owner && p.Trust == o.Trust && p.Created == o.Created &&
+		sharedList(p.ExitChoice, o.ExitChoice) && sharedList(p.Socks, o.Socks) && sharedList(p.Services, o.Services) && sharedList(p.Peers, o.Peers) && sharedList(p.LAN, o.LAN)
+}
+
+// sharedList reports whether two lists are one, or both empty and written alike.
+func sharedList(a, b []string) bool {
+	return len(a) == len(b) && (a == nil) == (b == nil) && (len(a) == 0 || &a[0] == &b[0])
 }

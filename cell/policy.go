@@ -248,7 +248,7 @@ func (s *State) assertion(text string) (Assertion, error) {
 		if a.From.Kind != EndPeer && a.From.Kind != EndService {
 			return a, fmt.Errorf("only a peer or a service leaves by an exit, not %s", a.From)
 		}
-		if a.Exit != ExitDirect && s.Exit(a.Exit) == nil {
+		if a.Exit != ExitDirect && a.Exit != ExitBlock && s.Exit(a.Exit) == nil && s.Chain(a.Exit) == nil {
 			return a, fmt.Errorf("there is no exit %q; \"direct\" is the uplink", a.Exit)
 		}
 	}

@@ -23,6 +23,7 @@ type State struct {
 	Peers    []Peer    `json:"peers"`
 	Links    []Link    `json:"links"`
 	Exits    []Exit    `json:"exits"`
+	Chains   []Chain   `json:"chains,omitempty"`
 	Services []Service `json:"services"`
 }
 
@@ -41,6 +42,7 @@ func (s *State) Clone() *State {
 	c.Peers = slices.Clone(s.Peers)
 	c.Links = slices.Clone(s.Links)
 	c.Exits = slices.Clone(s.Exits)
+	c.Chains = slices.Clone(s.Chains)
 	c.Services = slices.Clone(s.Services)
 	c.Network.LAN = slices.Clone(s.Network.LAN)
 	c.Network.Forwards = slices.Clone(s.Network.Forwards)
@@ -82,6 +84,10 @@ func (s *State) Normalize() {
 	}
 	for i := range s.TLS.Authorities {
 		s.TLS.Authorities[i].Domains = orEmpty(s.TLS.Authorities[i].Domains)
+	}
+	for i := range s.Chains {
+		c := &s.Chains[i]
+		c.Members, c.Schedule = orEmpty(c.Members), orEmpty(c.Schedule)
 	}
 	for i := range s.Links {
 		s.Links[i].Prefixes = orEmpty(s.Links[i].Prefixes)
@@ -161,7 +167,14 @@ func (s *State) SecretRefs() []SecretRef {
 		add(s.Links[i].PresharedKey)
 	}
 	for i := range s.Exits {
-		add(s.Exits[i].Credentials)
+		e := &s.Exits[i]
+		add(e.Credentials)
+		if e.WireGuard != nil {
+			add(e.WireGuard.PresharedKey)
+		}
+		if e.OpenVPN != nil {
+			add(e.OpenVPN.Profile)
+		}
 	}
 	return refs
 }

@@ -1,6 +1,7 @@
 package firewall
 
 import (
+	"cmp"
 	"net/netip"
 	"slices"
 
@@ -72,14 +73,16 @@ func (c *compiler) guardSets() []Set {
 	return append(append(out, families("ours", c.ours)...), families("lan", c.granted)...)
 }
 
-// exitAddrs are a routed exit's own addresses: configured, else those its link
-// was given (OpenVPN). Link-local ones are of no use beyond the link.
+// exitAddrs are a routed exit's own addresses: configured, else those a server
+// gave us, which are known longer than its link has them, else the link's.
+// Link-local ones are of no use beyond the link.
 func (c *compiler) exitAddrs(e *cell.Exit) []netip.Addr {
 	if !e.Routed() {
 		return nil
 	}
 	var out []netip.Addr
-	for _, a := range []netip.Addr{e.Address4, e.Address6} {
+	learned := c.f.Exits[e.ID]
+	for _, a := range []netip.Addr{cmp.Or(e.Address4, learned.Address4), cmp.Or(e.Address6, learned.Address6)} {
 		if a.IsValid() {
 			out = append(out, a)
 		}

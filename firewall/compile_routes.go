@@ -36,6 +36,7 @@ func (c *compiler) rules() []RoutingRule {
 			add(RoutingRule{Priority: prioDirect, InIf: dev, Mark: markDirect, Mask: cell.MarkMask, Table: tableMain})
 			add(RoutingRule{Priority: prioDirect + 1, InIf: dev, Action: Prohibit})
 		}
+		add(RoutingRule{Priority: prioExit + 2*cell.MarkBlock + 1, Mark: cell.MarkBlock, Mask: cell.MarkMask, Action: Prohibit})
 		for i := range c.s.Exits {
 			e := &c.s.Exits[i]
 			prio := prioExit + 2*e.Mark()
@@ -86,6 +87,7 @@ func (c *compiler) routes() []Route {
 			switch {
 			case !e.Routed():
 				out = append(out, Route{Table: table, Prefix: all, Kind: Local, Dev: "lo", Metric: metricLink})
+			case e.WireGuard != nil && !e.WireGuard.Carries(all.Addr().Is6()):
 			case e.Enabled && slices.ContainsFunc(addrs, func(a netip.Addr) bool { return a.Is4() == all.Addr().Is4() }):
 				via(table, all, e.LinkName())
 			}

@@ -26,7 +26,7 @@ func (r addrRange) has(a netip.Addr) bool {
 // which way it goes; "lan_" are the per-network grants.
 func sessionSet(n string) bool {
 	switch strings.TrimRight(n, "46") {
-	case "mark", "service_mark", "open_port", "service_port", "grant", "peer_peer", "forwarded":
+	case "mark", "service_mark", "open_port", "service_port", "grant", "peer_peer", "forwarded", "socks":
 		return true
 	}
 	return strings.HasPrefix(n, "lan_") && n != "lan_of4" && n != "lan_of6"

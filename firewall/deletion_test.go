@@ -69,6 +69,7 @@ func crowd() *cell.State {
 	s := household()
 	addPeer(s, "radio", "socks")
 	addPeer(s, "guest", "aunt")
+	addPeer(s, "doorbell", cell.ExitBlock)
 	s.Services = append(s.Services,
 		cell.Service{
 			ID: "web", Name: "Web", Subdomain: "web", Upstream: "http://[fd31:1::2]:80", Access: cell.AccessPeers, Bridge: "br-web", Egress: "tor",
@@ -79,6 +80,7 @@ func crowd() *cell.State {
 			Prefix4: pfx("172.20.4.0/24"), Prefix6: pfx("fd31:2::/64"), Ports: []cell.ServicePort{{Protocol: cell.TCP, Port: 993}}, Enabled: true,
 		})
 	s.Peers[0].Services = []string{"mail", "wiki"}
+	s.Exit("tor").Socks, s.Peers[0].Socks = true, []string{"tor"}
 	s.Normalize()
 	if err := s.Validate(); err != nil {
 		panic(err)
@@ -108,7 +110,9 @@ func worlds(t *testing.T, packets []firewall.Packet) []world {
 					delete(f.Links, dev)
 				}
 			}
-			if !up {
+			if up {
+				f.Exits = map[string]cell.ExitFact{"tor": {UDP: true}, "ssh": {UDP: true}, "socks": {UDP: true}}
+			} else {
 				delete(f.Links, "eth1")
 				delete(f.Links, "pic0")
 			}
@@ -171,6 +175,8 @@ func special() []firewall.Packet {
 		pk("br-mail", "172.20.1.2", "203.0.113.9", "tcp", 40000, 443, bad),
 		pk("pic0", "fd02:304:506::3", "fd31:1::2", "tcp", 40000, 993, nil),
 		pk("pic0", "fd02:304:506::2", "fd31:2::2", "tcp", 40000, 993, nil),
+		pk("pic0", "10.17.0.2", "10.17.0.1", "tcp", 40000, 10800+0x30, nil),
+		pk("pic0", "fd02:304:506::2", "fd02:304:506::1", "tcp", 40000, 10800+0x30, nil),
 	}
 	for _, to := range []string{"172.20.3.2", "172.20.4.2", "10.17.0.2", "10.99.0.5"} {
 		out = append(out, pk("eth0", "203.0.113.9", to, "tcp", 443, 40000, established), pk("", "192.0.2.2", to, "tcp", 40000, 443, nil))
@@ -189,7 +195,7 @@ func special() []firewall.Packet {
 	}
 	n := &out
 	for _, v := range [][2]string{{"10.17.0.%d", "203.0.113.9"}, {"fd02:304:506::%d", "2001:db8:99::9"}} {
-		for peer := 2; peer <= 8; peer++ { // one on every exit
+		for peer := 2; peer <= 9; peer++ { // one on every exit, and on none
 			src := fmt.Sprintf(v[0], peer)
 			for _, protocol := range []string{"tcp", "udp", "icmp"} {
 				*n = append(*n, pk("pic0", src, v[1], protocol, 40000, 443, nil), pk("pic0", src, v[1], protocol, 40000, 443, down))
@@ -286,6 +292,7 @@ var layers = []struct {
 	{`pic_guard input: guard: unsolicited from an exit/0`, []string{`pic in_exit: exit: closed/0`, `policy pic input`, `pic input: any other interface/0`}, "holds while table pic is replaced"},
 	{`pic in_exit: exit: closed/0`, []string{`pic_guard input: guard: unsolicited from an exit/0`}, "the packet table's row; the guard holds while it is replaced"},
 	{`pic in_(lan|uplink): (lan|uplink): closed/0`, []string{`policy pic input`}, "counts what the chain's policy drops"},
+	{`pic_guard input: relay: not carried/0`, []string{`pic relay_\w+: relay: not carried/0`}, "holds while table pic is replaced, without an answer in IPv4"},
 	{`pic_guard input: relay: down/0`, []string{`pic_guard input: relay: not carried/0`}, "TCP is told by a reset instead of an ICMP error"},
 	{`pic_acct postrouting: leak/\d`, []string{`rule (10|30).*`, `pic from_peer: peer: no way/0`, `pic_guard forward: guard: another way/0`, `policy pic forward`}, "counts what must not happen: the kill switch's other layers let nothing get here"},
 	{`route (1[345]\d) (\S+) kind 2`, []string{`route $1 $2 kind 1`}, "remains when something takes the local route away"},
@@ -293,6 +300,7 @@ var layers = []struct {
 	{`rule 3001/v6 br-chat`, []string{`pic mark_ours: unknown source/0`, `pic_guard prerouting: guard: unknown source/\d`, `rule 90/v6 br-chat`}, "the same; it has no IPv6, so only a packet without a mark"},
 	{`rule 3001/v(\d) br-chat`, []string{`rule 103[23]/v$1 `}, "the same, for an egress by nl"},
 	{`rule 3001/v(\d) br-web`, []string{`rule 109[67]/v$1 `, `pic relay_30: relay tor/\d`}, "the same, for an egress by tor"},
+	{`rule 1007/v(\d) `, []string{`rule 3001/v$1 pic0`}, "says it of the mark itself, whatever the interface"},
 	{`rule 90/v(\d) (\S+)`, []string{`pic mark_ours: unknown source/0`, `pic_guard prerouting: guard: unknown source/\d`, `rule 3001/v$1 $2`}, "a packet that table pic did not mark, because it was being replaced"},
 	{`rule 3000/v\d br-(chat|web)`, nil, "one for each interface of ours: this one's traffic is never direct while its egress is an exit"},
 }

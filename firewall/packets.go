@@ -129,12 +129,16 @@ func peerRows() []Row {
 		{ID: "peer: no way", From: FromPeer, To: ToAny, What: "all else", Do: drop, Mark: asItsExit, Table: byMark, Counter: "rule, leak"},
 
 		{
-			ID: "peer: relayed", From: FromPeer, To: ToCell, What: "TCP to the internet through a dialed exit: its relay's socket",
+			ID: "peer: relayed", From: FromPeer, To: ToCell, What: "TCP, and UDP where the exit carries it, to the internet through a dialed exit: its relay's socket",
 			Match: []Match{not(DAddrType, num(addrLocal)), is(Transparent, num(uint8(1)))}, Do: accept, Mark: "0x30 to 0x59", Table: "130 to 159", NAT: "tproxy",
 		},
 		{
 			ID: "peer: cell", From: FromPeer, To: ToCell, What: "DNS, NTP, HTTP, HTTPS",
 			Match: []Match{toLocal, in("peer_ports", L4Proto, DPort)}, Do: accept, Mark: asItsExit, Table: "local", NAT: "to the listening port where it differs",
+		},
+		{
+			ID: "peer: SOCKS server", From: FromPeer, To: ToCell, What: "the SOCKS server of an exit that is granted to the peer",
+			Match: []Match{toLocal, is(L4Proto, num(protoTCP)), in("socks", SAddr, DPort)}, Do: accept, Mark: asItsExit, Table: "local",
 		},
 		{ID: "peer: echo", From: FromPeer, To: ToCell, What: "ICMP echo", Match: []Match{echo, toLocal}, Do: accept, Mark: asItsExit, Table: "local"},
 		{ID: "peer: closed", From: FromPeer, To: ToCell, What: "all else", Do: drop, Mark: asItsExit, Table: "local", Counter: "rule"},
@@ -164,7 +168,7 @@ func serviceRows() []Row {
 		{ID: "service: no way", From: FromService, To: ToAny, What: "all else", Do: drop, Mark: asItsExit, Table: byMark, Counter: "rule, leak"},
 
 		{
-			ID: "service: relayed", From: FromService, To: ToCell, What: "TCP to the internet through a dialed exit: its relay's socket",
+			ID: "service: relayed", From: FromService, To: ToCell, What: "TCP, and UDP where the exit carries it, to the internet through a dialed exit: its relay's socket",
 			Match: []Match{not(DAddrType, num(addrLocal)), is(Transparent, num(uint8(1)))}, Do: accept, Mark: "0x30 to 0x59", Table: "130 to 159", NAT: "tproxy",
 		},
 		{
@@ -228,9 +232,9 @@ func relayRows() []Row {
 		return r
 	}
 	return []Row{
-		row("relay: listens", "TCP through a dialed exit whose relay listens", "tproxy", Accept, is(Transparent, num(uint8(1)))),
+		row("relay: listens", "TCP or UDP through a dialed exit whose relay listens", "tproxy", Accept, is(Transparent, num(uint8(1)))),
 		row("relay: down", "TCP through a dialed exit whose relay does not listen", "", RejectTCP, is(L4Proto, num(protoTCP))),
-		row("relay: not carried", "UDP, ICMP and all else through a dialed exit", "", Reject),
+		row("relay: not carried", "ICMP, UDP that the exit does not carry, and all else through a dialed exit", "", Reject),
 	}
 }
 

@@ -293,6 +293,9 @@ func cloneFacts(f cell.Facts) cell.Facts {
 	}
 	f.Resolvers = slices.Clone(f.Resolvers)
 	f.Expired = slices.Clone(f.Expired)
+	f.ExitLapsed = slices.Clone(f.ExitLapsed)
+	f.Exits = maps.Clone(f.Exits)
+	f.Chains = maps.Clone(f.Chains)
 	f.Uplink.Addresses = slices.Clone(f.Uplink.Addresses)
 	return f
 }

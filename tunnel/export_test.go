@@ -14,3 +14,6 @@ var (
 
 // NewBind returns the carrier of embedded devices.
 func NewBind() conn.Bind { return &bind{log: slog.New(slog.DiscardHandler)} }
+
+// AddressOf is Address on a kernel of the test's.
+var AddressOf = address

@@ -30,8 +30,10 @@ func (c *Controller) Watch(trigger func()) lifecycle.Task {
 }
 
 func (c *Controller) watch(ctx context.Context, trigger func()) error {
+	defer c.watching()()
 	events := make(chan struct{}, 1)
 	poke := func() {
+		c.doubt()
 		select {
 		case events <- struct{}{}:
 		default:
@@ -99,7 +101,7 @@ func (c *Controller) drifted() bool {
 		if err != nil {
 			continue
 		}
-		if patch, errs := diff(d, &have, &c.vault); len(errs) == 0 && !patch.Empty() {
+		if patch, errs := diff(d, &have, &c.vault, c.told[d.Name]); len(errs) == 0 && !patch.Empty() {
 			return true
 		}
 	}

@@ -18,6 +18,7 @@ import (
 	"github.com/personal-internet-cell/pic/cell"
 	"github.com/personal-internet-cell/pic/certs"
 	"github.com/personal-internet-cell/pic/dns"
+	"github.com/personal-internet-cell/pic/exits"
 	"github.com/personal-internet-cell/pic/firewall"
 	"github.com/personal-internet-cell/pic/ntp"
 	"github.com/personal-internet-cell/pic/proxy"
@@ -123,6 +124,7 @@ func exports() map[string]func(*cell.State, cell.Facts) (string, error) {
 		"ntp":   text(ntp.Compile),
 		"proxy": text(proxy.Compile),
 		"certs": text(certs.Compile),
+		"exits": text(exits.Compile),
 	}
 }
 

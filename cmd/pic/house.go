@@ -24,6 +24,7 @@ import (
 	"github.com/personal-internet-cell/pic/certs"
 	"github.com/personal-internet-cell/pic/datastore"
 	"github.com/personal-internet-cell/pic/dns"
+	"github.com/personal-internet-cell/pic/exits"
 	"github.com/personal-internet-cell/pic/firewall"
 	"github.com/personal-internet-cell/pic/internal/lifecycle"
 	"github.com/personal-internet-cell/pic/ntp"
@@ -35,24 +36,27 @@ import (
 
 // house is the wired cell.
 type house struct {
-	log     *slog.Logger
-	flags   *serveFlags
-	store   *datastore.Store
-	engine  *reconcile.Engine
-	learner *learner
-	api     *api.API
-	code    *auth.SetupCode
-	tunnel  *tunnel.Controller
-	proxy   *proxy.Server
-	dns     *dns.Server
-	certs   *certs.Controller
-	ntp     *ntp.Server
-	nightly *nightly
-	started time.Time
-	audit   *datastore.Audit
-	socket  chan struct{} // closed once the local socket listens
-	listens func()        // closes socket
-	tasks   []lifecycle.Task
+	log      *slog.Logger
+	flags    *serveFlags
+	store    *datastore.Store
+	engine   *reconcile.Engine
+	learner  *learner
+	api      *api.API
+	code     *auth.SetupCode
+	tunnel   *tunnel.Controller
+	proxy    *proxy.Server
+	dns      *dns.Server
+	exits    *exits.Controller
+	certs    *certs.Controller
+	ntp      *ntp.Server
+	nightly  *nightly
+	firewall *firewall.Controller
+	counts   *counts
+	started  time.Time
+	audit    *datastore.Audit
+	socket   chan struct{} // closed once the local socket listens
+	listens  func()        // closes socket
+	tasks    []lifecycle.Task
 	// initProblem is why PIC_INIT_FILE was not used; nil: it was, or is not set.
 	initProblem atomic.Pointer[cell.Notice]
 	panics      *lifecycle.Panics
@@ -78,8 +82,11 @@ func build(log *slog.Logger, panics *lifecycle.Panics, f *serveFlags, host cell.
 	}
 	h.code = auth.NewSetupCode(&auth.SetupCodeConfig{OnRotate: h.announce})
 	fw := firewall.New(&firewall.Config{Log: log})
+	h.firewall = fw
 	h.tunnel = tunnel.New(&tunnel.Config{Secret: store.Secret, Log: log})
-	h.dns = dns.New(&dns.Config{Logger: log})
+	h.counts = newCounts(map[string]func() map[string]int{"firewall": fw.Changed, "tunnel": h.tunnel.Changed})
+	h.dns = dns.New(&dns.Config{Logger: log, Dial: h.dialExit})
+	h.exits = h.newExits()
 	h.ntp = ntp.New(&ntp.Config{Logger: log, Adjust: ntp.SystemClock{}, Memory: store.History(), Built: buildTime()})
 	if h.certs, err = certs.New(&certs.Config{Dir: store.CertsDir(), Secret: store.Secret, Log: log}); err != nil {
 		return nil, err
@@ -94,31 +101,29 @@ func build(log *slog.Logger, panics *lifecycle.Panics, f *serveFlags, host cell.
 	h.engine, err = reconcile.New(&reconcile.Config{
 		Store: store, Log: log, Now: time.Now, Facts: readMachine(host), Resync: resync(f.resync),
 		Notices: []func() []cell.Notice{h.notices, h.identityNotices, h.panicNotices},
-		Stages: []reconcile.Stage{
+		Stages: h.counts.watch([]reconcile.Stage{
 			reconcile.Required(reconcile.WithNotices(reconcile.NewStage("firewall", firewall.Compile, fw.Apply), fw.Notices)),
 			reconcile.WithNotices(reconcile.NewStage("tunnel", tunnel.Compile, tolerantAtFirst(h.tunnel.Apply)), h.tunnel.Notices),
 			reconcile.WithNotices(reconcile.NewStage("dns", dns.Compile, tolerant(h.dns.Apply)), h.dns.Notices),
 			reconcile.WithNotices(reconcile.NewStage("ntp", ntp.Compile, tolerant(h.ntp.Apply)), h.ntp.Notices),
 			reconcile.WithNotices(reconcile.NewStage("proxy", proxy.Compile, tolerant(h.applyProxy)), h.proxy.Notices),
+			reconcile.Background(reconcile.WithNotices(reconcile.NewStage("exits", exits.Compile, h.exits.Apply), h.exits.Notices)),
 			reconcile.Background(reconcile.WithNotices(reconcile.NewStage("certs", certs.Compile, h.certs.Apply), h.certs.Notices)),
 			reconcile.Background(reconcile.WithNotices(reconcile.NewStage("policy", compilePolicy, applyPolicy), h.nightly.notices)),
-		},
+		}),
 	})
 	if err != nil {
 		return nil, err
 	}
 	h.learner.engine = h.engine
-	h.learner.userspace = func() bool {
-		st, err := h.tunnel.Status(context.Background())
-		return err == nil && st.Backend == tunnel.BackendUserspace
-	}
+	h.learner.userspace = h.tunnel.Embedded
 	tokens := h.newTokens()
 	sessions, backoff := h.buildAPI(tokens)
 	handler := h.api.Web()
 	web.Store(&handler)
 	look := func() { h.learner.look(); h.engine.Trigger("the kernel changed") }
-	// The first five guard what they run themselves: their Run is called once.
-	h.tasks = []lifecycle.Task{h.dns, h.ntp, h.proxy, h.certs, fw.Watch(look)}
+	// The first six guard what they run themselves: their Run is called once.
+	h.tasks = []lifecycle.Task{h.dns, h.ntp, h.proxy, h.certs, h.exits, fw.Watch(look)}
 	for _, t := range []lifecycle.Task{
 		h.code, sessions, backoff, tokens, h.watchRevisions(), h.tunnel.Watch(look), h.learner.task(), h.nightly.task(h.engine.Changes),
 		lifecycle.Func("api", h.serveTokens), lifecycle.Func("socket", h.serveSocket), lifecycle.Func("debug", h.serveDebug),
@@ -144,7 +149,8 @@ func (h *house) buildAPI(tokens *auth.Tokens) (*auth.Sessions, *auth.Backoff) {
 		NewAuthority: certs.NewAuthority, Trust: trust, Certificates: h.certificates, Fingerprint: h.certs.EphemeralFingerprint,
 		Clock: h.clock, DNS: h.dnsStatus, DNSRecords: dnsRecords, Export: exports(), Reachable: h.reachable, Explain: explain, Policy: policyResults,
 		NetworkTest: func(ctx context.Context) []api.Check { return uplinkChecks(ctx, h.engine.Facts()) },
-		UI:          ui.Files(),
+		Exits:       h.apiExits(),
+		UI:          ui.Files(), Metrics: h.metrics,
 	})
 	return sessions, backoff
 }

@@ -254,8 +254,9 @@ func (w *ways) leaves(from site, exit string) (string, string) {
 	if w.uplink == "" {
 		return policyUnknown, "the uplink is not known"
 	}
-	mark, dev := w.s.MarkOf(exit), w.uplink
-	if e := w.s.Exit(exit); e != nil {
+	way := w.s.Way(exit, &w.f)
+	mark, dev := w.s.MarkOf(way), w.uplink
+	if e := w.s.Exit(way); e != nil {
 		dev = e.LinkName()
 	}
 	result, text := policyHolds, ""

@@ -23,7 +23,7 @@ import (
 )
 
 func TestMain(m *testing.M) {
-	netnstest.Main(m, netnstest.Helpers{"hold": hold, "prober": prober, "flooder": flooder})
+	netnstest.Main(m, netnstest.Helpers{"hold": hold, "fire": fire, "prober": prober, "flooder": flooder})
 }
 
 // hold takes a port until it is killed: network, address.

@@ -31,6 +31,8 @@ type serveFlags struct {
 	adopt          uint64
 	api            apiFlag
 	resync         time.Duration
+	echo           string
+	stopChildren   bool
 }
 
 func serveCommands() []command {
@@ -53,6 +55,8 @@ func serveFlagSet(fs *flag.FlagSet, inv *invocation) {
 	fs.Var(&f.api, "api", "loopback address of the API for tokens, without TLS; "+apiDefault+" when none is given; off by default")
 	fs.StringVar(&f.debug, "debug", "", "loopback address for pprof and /debug/{state,plans,conditions}; off by default")
 	fs.StringVar(&f.logLevel, "log-level", "info", "debug, info, warn or error")
+	fs.StringVar(&f.echo, "echo", "", "URL of a service that answers with the address it sees, asked through each exit; default: well-known ones")
+	fs.BoolVar(&f.stopChildren, "stop-children", false, "end the exits' programs (openvpn, tor) with the cell; default: leave them, for the next start to take over")
 	fs.DurationVar(&f.resync, "resync", 5*time.Minute, "how often everything is looked at although the kernel told of no change; 0: never, for tests")
 }
 

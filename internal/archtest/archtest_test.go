@@ -29,7 +29,9 @@ var allowed = map[string][]string{
 	"backup":              {"datastore", "cell", "internal/atomicfile", "internal/lifecycle"},
 	"api":                 {"auth", "reconcile", "cell", "internal/lifecycle"},
 	"dns":                 column, "ntp": column, "tunnel": column, "firewall": column, "proxy": column, "certs": column,
-	"exits": column, "ddns": column, "store": column, "links": column, "auth": column,
+	"exits":       append([]string{"exits/child", "exits/dialer", "exits/profile", "exits/relay"}, column...),
+	"exits/child": column, "exits/dialer": column, "exits/profile": column, "exits/relay": column,
+	"ddns": column, "store": column, "links": column, "auth": column,
 	"cmd/pic": {"*"}, "cmd/lab": {"*"},
 }
 
@@ -52,7 +54,8 @@ var fences = map[string][]string{
 	"github.com/moby/moby":               {"store"},
 	"github.com/compose-spec/compose-go": {"store"},
 	"github.com/beevik/ntp":              {"ntp"},
-	"github.com/armon/go-socks5":         {"exits"},
+	"github.com/armon/go-socks5":         {"exits/relay"},
+	"golang.org/x/crypto/ssh":            {"exits/dialer", "exits/profile"},
 }
 
 // stdOnly rooms import the standard library only.
