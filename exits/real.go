@@ -47,6 +47,13 @@ func realParts(c *Config) *Parts {
 			})}
 		}
 	}
+	p.Tor = func(e *Exit, changed func()) (Child, Upstream) {
+		t := child.NewTor(&child.TorConfig{
+			ID: e.ID, Countries: e.Tor.Countries, Bridges: e.Tor.Bridges,
+			RuntimeDir: filepath.Join(c.RuntimeDir, "tor"), DataDir: filepath.Join(c.StateDir, "tor", e.ID), Changed: changed, Log: log(e),
+		})
+		return program{t}, judged{dialer.NewProxy(&dialer.ProxyConfig{Protocol: cell.ProxySOCKS5, Host: "localhost", Port: 9050, Base: unixSocket(t.SOCKSAddr()), Log: log(e)})}
+	}
 	p.Sweep = func(keep []string) error { return child.Sweep(dir, keep, c.Log) }
 	return p
 }
@@ -58,6 +65,14 @@ func (p *Parts) lack(e *Exit) bool {
 }
 
 // The types below are the parts as this room sees them.
+
+// unixSocket is the base of a proxy that listens there, whatever its name.
+type unixSocket string
+
+func (u unixSocket) DialContext(ctx context.Context, _, _ string) (net.Conn, error) {
+	var d net.Dialer
+	return d.DialContext(ctx, "unix", string(u))
+}
 
 type transparent struct{ *relay.Relay }
 

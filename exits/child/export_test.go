@@ -1,5 +1,11 @@
 package child
 
+import (
+	"bufio"
+	"io"
+	"net/netip"
+)
+
 // For the fuzz targets and tables: what is read from programs and profiles.
 var (
 	CheckProfile = checkProfile
@@ -21,4 +27,17 @@ func Hint(line string) (reason string, auth bool) {
 		return p.reason, p.auth
 	}
 	return "", false
+}
+
+// ReadAnswer reads an answer of tor's and what it says of tor.
+func ReadAnswer(in io.Reader) (lines []string, progress int, up bool, dns netip.AddrPort, err error) {
+	lines, err = readAnswer(bufio.NewReaderSize(in, maxLine))
+	s := parseTorStatus(lines)
+	return lines, s.progress, s.established, s.dns, err
+}
+
+// Torrc is the configuration that tor gets.
+func Torrc(dir, data string, countries, bridges []string, password string) (string, error) {
+	c := torrc{dir: dir, data: data, countries: countries, bridges: bridges, owner: 1, password: password}
+	return c.text()
 }

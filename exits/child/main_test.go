@@ -22,7 +22,7 @@ import (
 )
 
 func TestMain(m *testing.M) {
-	netnstest.Main(m, netnstest.Helpers{"openvpn": openvpnProcess})
+	netnstest.Main(m, netnstest.Helpers{"openvpn": openvpnProcess, "tor": torProcess, "behind": behindProcess, "names": namesProcess, "through": throughProcess})
 }
 
 var quiet = slog.New(slog.NewTextHandler(io.Discard, nil))

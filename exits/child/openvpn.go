@@ -67,9 +67,36 @@ func NewOpenVPN(c *OpenVPNConfig) *OpenVPN {
 func (o *OpenVPN) String() string         { return "openvpn of " + o.name }
 func (o *OpenVPN) Ready() <-chan struct{} { return ready() }
 func (o *OpenVPN) socket() string         { return socketOf(o.cfg.RuntimeDir, o.link) }
-func socketOf(dir, link string) string    { return filepath.Join(dir, link+".mgmt") }
-func memoryOf(dir, link string) string    { return filepath.Join(dir, link+".json") }
-func ready() <-chan struct{}              { c := make(chan struct{}); close(c); return c }
+
+// closed is the folder below the runtime directory for openvpn's sockets, which
+// openvpn itself makes open to everybody.
+const closed = "openvpn"
+
+func socketOf(dir, link string) string { return filepath.Join(dir, closed, link+".mgmt") }
+func memoryOf(dir, link string) string { return filepath.Join(dir, closed, link+".json") }
+
+// private makes dir, which others may pass through, and a folder in it that is
+// ours alone.
+func private(dir, name string) error {
+	if err := os.MkdirAll(dir, 0o711); err != nil {
+		return fmt.Errorf("making the runtime directory: %w", err)
+	}
+	p := filepath.Join(dir, name)
+	if err := os.Mkdir(p, 0o700); err != nil && !errors.Is(err, os.ErrExist) {
+		return fmt.Errorf("making the runtime directory: %w", err)
+	}
+	// Also with another umask, or when it was there.
+	if err := os.Chmod(p, 0o700); err != nil {
+		return fmt.Errorf("closing the runtime directory: %w", err)
+	}
+	return nil
+}
+
+func ready() <-chan struct{} {
+	c := make(chan struct{})
+	close(c)
+	return c
+}
 
 // Run keeps openvpn running until ctx is done. It then ends it, unless Keep says
 // otherwise, and returns nil. Either way nothing leaks: what is routed to a link
@@ -93,8 +120,8 @@ func (o *OpenVPN) once(ctx context.Context) error {
 	if err != nil {
 		return err
 	}
-	if err := os.MkdirAll(o.cfg.RuntimeDir, 0o700); err != nil {
-		return fmt.Errorf("making the runtime directory: %w", err)
+	if err := private(o.cfg.RuntimeDir, closed); err != nil {
+		return err
 	}
 	args := o.arguments(directives)
 	h := sha256.New()
@@ -191,7 +218,7 @@ func isOpenVPN(pid int, socket string) bool {
 // Sweep ends every openvpn that an earlier process left running in dir, except
 // those of the links in keep: their exit is gone.
 func Sweep(dir string, keep []string, log *slog.Logger) error {
-	files, err := filepath.Glob(filepath.Join(dir, "*.mgmt"))
+	files, err := filepath.Glob(socketOf(dir, "*"))
 	if err != nil {
 		return err
 	}

@@ -3,6 +3,7 @@ package labtest
 import (
 	"fmt"
 	"os"
+	"os/exec"
 	"path/filepath"
 	"strings"
 	"time"
@@ -198,12 +199,16 @@ func (e *ExitHost) daemon(name, port, program string, args ...string) {
 	})
 }
 
-// signal sends a signal to every process of a program on the host.
+// signal sends a signal to every process of a program on the host, sshd-session
+// of sshd included. The names of namespaces are not to be seen on the host.
 func (e *ExitHost) signal(program, sig string) {
 	e.t.Helper()
-	e.Sh(`for p in $(ip netns pids ` + e.ns.Name + `); do
-	[ "$(cat /proc/$p/comm 2>/dev/null)" != ` + program + ` ] || kill -` + sig + ` $p || true
-done`)
+	out, err := exec.Command("sh", "-ec", `for p in $(ip netns pids "$1"); do
+	case $(cat /proc/$p/comm 2>/dev/null) in "$2"*) kill -"$3" $p || true ;; esac
+done`, "signal", e.ns.Name, program, sig).CombinedOutput()
+	if err != nil {
+		e.t.Fatalf("signalling %s on %s: %v\n%s", program, e.Name, err, out)
+	}
 }
 
 // Freeze stops every server without a word, and lets them go on when the
