@@ -110,8 +110,8 @@ screenshots: build setup-test ## docs/screenshot*.png, from the end-to-end run
 kill-tests: ## the process killed at every arrow of a commit and at random times
 	$(KILL_GOTEST) -count=$(KILLS) -tags "nomsgpack failpoint" -timeout 30m -run 'Kill' ./reconcile ./cmd/pic
 
-torture: ## the real binary: 1,000 kills at random times, 1,000 at system calls, every damage to every file
-	PIC_TORTURE=1 $(GOTEST) -count=1 -v -tags nomsgpack -timeout 4h -run '^(TestDeath|TestEveryDamage|TestLockOut)' ./cmd/pic
+torture: ## the real binary: 1,000 kills at random times, 1,000 at system calls, every damage to every file, floods
+	PIC_TORTURE=1 $(GOTEST) -count=1 -v -tags nomsgpack -timeout 4h -run '^(TestDeath|TestEveryDamage|TestLockOut|TestFloods)' ./cmd/pic
 	@$(MAKE) --no-print-directory kill-tests KILLS=$(N)
 
 mutants: setup-test ui ## the program broken line by line, each breakage noticed by the test that guards its promise

@@ -57,6 +57,8 @@ type ClockStatus struct {
 	RootDispersion float64 `json:"root_dispersion_seconds"`
 	Reference      string  `json:"reference"`
 	Source         string  `json:"source" doc:"who disciplines the clock"`
+	Mode           string  `json:"mode" doc:"whether the cell steers the clock itself, or why not"`
+	Plausible      bool    `json:"plausible" doc:"false: the clock can't be right, so no one-time code is judged by it"`
 	Clients        int     `json:"clients"`
 	Answers        uint64  `json:"answers"`
 }

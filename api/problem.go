@@ -140,7 +140,7 @@ func tooMany(wait time.Duration) *Problem {
 
 func recovered() *Problem {
 	return problem(http.StatusServiceUnavailable, "recovered",
-		"the stored state was damaged and has been recovered: everything keeps running as it was, and changes are closed until an administrator runs `pic recover` on the cell")
+		"the stored state was damaged and has been recovered: tunnel and firewall stay as they were, names, time and services are off, and changes are closed until an administrator runs `pic recover` on the cell")
 }
 
 // useProblems makes huma's own refusals (unknown fields, wrong types, bad

@@ -208,6 +208,7 @@ func (c *Controller) Run(ctx context.Context) error {
 	close(c.ready)
 	err := lifecycle.Guard(ctx, c.log, "exits", nil, func(ctx context.Context) error {
 		for {
+			lifecycle.Fault("exits")
 			timer := time.NewTimer(c.settle())
 			select {
 			case <-ctx.Done():

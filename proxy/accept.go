@@ -1,9 +1,12 @@
 package proxy
 
 import (
+	"crypto/tls"
 	"net"
+	"net/http"
 	"net/netip"
 	"sync"
+	"sync/atomic"
 	"time"
 
 	"github.com/personal-internet-cell/pic/internal/lifecycle"
@@ -52,17 +55,24 @@ func (f *filter) admit(c net.Conn) (in net.Conn) {
 	if !f.server.table.Load().admits(src, local, f.plain) {
 		return nil
 	}
-	release, ok := f.server.conns.take(src)
+	out := f.track(c)
+	spare, ok := f.server.conns.take(out, src)
 	if !ok {
+		out.release()
 		return nil
 	}
-	return f.track(c, release)
+	if spare != nil {
+		f.server.refused.Add(1)
+		_ = spare.SetDeadline(time.Unix(1, 0))
+		_ = spare.Close() // its server finds out
+	}
+	return out
 }
 
-func (f *filter) track(c net.Conn, release func()) *counted {
-	out := &counted{Conn: c}
+func (f *filter) track(c net.Conn) *counted {
+	out := &counted{Conn: c, since: time.Now()}
 	out.release = func() {
-		release()
+		f.server.conns.leave(out)
 		f.mu.Lock()
 		defer f.mu.Unlock()
 		delete(f.open, out)
@@ -110,6 +120,9 @@ func addrOf(a net.Addr) netip.Addr {
 // counted gives its place back when it is closed.
 type counted struct {
 	net.Conn
+	key     netip.Addr // by which it is counted
+	since   time.Time
+	busy    atomic.Bool // a request is under way
 	once    sync.Once
 	release func()
 }
@@ -127,44 +140,105 @@ func (c *counted) Close() error {
 	return c.Conn.Close()
 }
 
+// note follows what a connection is doing, for http.Server.ConnState. One whose
+// first request has not been read is not busy, however slowly it comes.
+func note(c net.Conn, state http.ConnState) {
+	if t, is := c.(*tls.Conn); is {
+		c = t.NetConn()
+	}
+	if own, is := c.(*counted); is {
+		own.busy.Store(state == http.StateActive)
+	}
+}
+
 // counter counts open connections, in all and per source.
 type counter struct {
 	mu    sync.Mutex
 	total int
-	by    map[netip.Addr]int
+	by    map[netip.Addr]map[*counted]struct{}
 }
 
-// take reserves a place. One household member must not lock the others out.
-func (c *counter) take(src netip.Addr) (release func(), ok bool) {
-	key := src
-	if src.Is6() && !private(src) && !src.IsLoopback() {
+// take counts c, unless its source or all together have too many: one household
+// member must not lock the others out. When all together are too many, the
+// source that has the most gives up one on which no request is under way:
+// spare, which the caller closes. A quarter is kept for the household, whatever
+// the internet does.
+func (n *counter) take(c *counted, src netip.Addr) (spare *counted, ok bool) {
+	c.key = src
+	home := private(src) || src.IsLoopback()
+	if src.Is6() && !home {
 		// One host of the internet has a /64 to choose from (RFC 4291 §2.5.4).
 		if p, err := src.Prefix(64); err == nil {
-			key = p.Addr()
+			c.key = p.Addr()
 		}
 	}
-	c.mu.Lock()
-	defer c.mu.Unlock()
-	if c.total >= maxConns || c.by[key] >= maxConnsPerSource {
+	n.mu.Lock()
+	defer n.mu.Unlock()
+	most := maxConns
+	if !home {
+		most -= maxConns / 4
+	}
+	mine := len(n.by[c.key])
+	if mine >= maxConnsPerSource {
 		return nil, false
 	}
-	if c.by == nil {
-		c.by = map[netip.Addr]int{}
-	}
-	c.total++
-	c.by[key]++
-	return func() {
-		c.mu.Lock()
-		defer c.mu.Unlock()
-		c.total--
-		if c.by[key]--; c.by[key] == 0 {
-			delete(c.by, key)
+	if n.total >= most {
+		if spare = n.spare(mine); spare == nil {
+			return nil, false
 		}
-	}, true
+		n.remove(spare)
+	}
+	if n.by == nil {
+		n.by = map[netip.Addr]map[*counted]struct{}{}
+	}
+	if n.by[c.key] == nil {
+		n.by[c.key] = map[*counted]struct{}{}
+	}
+	n.by[c.key][c] = struct{}{}
+	n.total++
+	return spare, true
 }
 
-func (c *counter) open() int {
-	c.mu.Lock()
-	defer c.mu.Unlock()
-	return c.total
+// spare is the oldest connection without a request of the source that has the
+// most, if that is clearly more than mine.
+func (n *counter) spare(mine int) (oldest *counted) {
+	var richest map[*counted]struct{}
+	for _, conns := range n.by {
+		if len(conns) > len(richest) {
+			richest = conns
+		}
+	}
+	if len(richest) < mine+2 {
+		return nil
+	}
+	for c := range richest {
+		if !c.busy.Load() && (oldest == nil || c.since.Before(oldest.since)) {
+			oldest = c
+		}
+	}
+	return oldest
+}
+
+func (n *counter) leave(c *counted) {
+	n.mu.Lock()
+	defer n.mu.Unlock()
+	n.remove(c)
+}
+
+// remove is called with mu held, perhaps twice for one connection.
+func (n *counter) remove(c *counted) {
+	conns := n.by[c.key]
+	if _, there := conns[c]; !there {
+		return
+	}
+	n.total--
+	if delete(conns, c); len(conns) == 0 {
+		delete(n.by, c.key)
+	}
+}
+
+func (n *counter) open() int {
+	n.mu.Lock()
+	defer n.mu.Unlock()
+	return n.total
 }

@@ -198,6 +198,7 @@ func (s *Server) listeners(base context.Context) []listener {
 					PingTimeout:          15 * time.Second,
 					WriteByteTimeout:     time.Minute,
 				},
+				ConnState:   note,
 				BaseContext: func(net.Listener) context.Context { return base },
 				ErrorLog:    lifecycle.ErrorLog(s.cfg.Log, "proxy connection"),
 			}

@@ -311,3 +311,50 @@ func TestConnectionsAreCappedInAll(t *testing.T) {
 		}
 	})
 }
+
+// Whoever comes when all places are taken gets one of whoever has the most,
+// never one on which a request is under way; the internet never gets them all.
+func TestNobodyTakesAllConnections(t *testing.T) {
+	s, f := household(t)
+	s.Network.PublicWeb = true
+	r := compile(t, s, f)
+	synctest.Test(t, func(t *testing.T) {
+		srv, _, plain, stop := onPipes(t, r)
+		defer stop()
+		var open []net.Conn
+		for i := range 4000 {
+			open = append(open, plain.dial(fmt.Sprintf("198.51.100.%d", 1+i%16), "203.0.113.9"))
+		}
+		synctest.Wait()
+		if got := srv.Stats().Connections; got != 3072 {
+			t.Errorf("the internet holds %d connections", got)
+		}
+		for i := range 2000 {
+			open = append(open, plain.dial(fmt.Sprintf("192.168.1.%d", 100+i%10), "192.168.1.10"))
+		}
+		synctest.Wait()
+		if got := srv.Stats().Connections; got != 4096 {
+			t.Errorf("%d connections", got)
+		}
+		late := plain.dial("192.168.1.50", "192.168.1.10")
+		open = append(open, late)
+		if _, err := io.WriteString(late, "GET / HTTP/1.1\r\nHost: home.internal\r\n\r\n"); err != nil {
+			t.Fatal(err)
+		}
+		head := make([]byte, 12)
+		if _, err := io.ReadFull(late, head); err != nil || string(head) != "HTTP/1.1 308" {
+			t.Errorf("who came late is answered %q, %v", head, err)
+		}
+		synctest.Wait()
+		if got := srv.Stats().Connections; got > 4096 {
+			t.Errorf("%d connections", got)
+		}
+		for _, c := range open {
+			c.Close()
+		}
+		synctest.Wait()
+		if got := srv.Stats().Connections; got != 0 {
+			t.Errorf("%d connections left", got)
+		}
+	})
+}

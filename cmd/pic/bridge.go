@@ -12,6 +12,7 @@ import (
 	"sort"
 	"strings"
 	"syscall"
+	"time"
 
 	"github.com/personal-internet-cell/pic/api"
 	"github.com/personal-internet-cell/pic/cell"
@@ -80,7 +81,7 @@ func (h *house) clock() api.ClockStatus {
 	return api.ClockStatus{
 		Running: st.Running, Synchronised: st.Synchronised, Stratum: st.Stratum, Leap: st.Leap,
 		OffsetSeconds: st.OffsetSeconds, RootDelay: st.RootDelaySeconds, RootDispersion: st.RootDispersionSeconds,
-		Reference: st.Reference, Source: st.Source, Clients: st.Clients, Answers: st.Answers,
+		Reference: st.Reference, Source: st.Source, Mode: string(st.Mode), Plausible: h.plausible(time.Now()), Clients: st.Clients, Answers: st.Answers,
 	}
 }
 

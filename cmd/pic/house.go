@@ -133,7 +133,7 @@ func build(log *slog.Logger, logs *datastore.Logs, panics *lifecycle.Panics, f *
 	for _, t := range []lifecycle.Task{
 		logs, h.samples, h.events, h.observe(), h.code, sessions, backoff, tokens, h.watchRevisions(), h.tunnel.Watch(look), h.learner.task(), h.nightly.task(h.engine.Changes),
 		lifecycle.Func("api", h.serveTokens), lifecycle.Func("socket", h.serveSocket), lifecycle.Func("debug", h.serveDebug),
-		watchdog(h.selfCheck), lifecycle.Func("reload", h.reload),
+		watchdog(h.selfCheck), lifecycle.Func("reload", h.reload), h.limitMemory(),
 	} {
 		h.tasks = append(h.tasks, lifecycle.Guarded(log, t))
 	}

@@ -13,6 +13,7 @@ import (
 	"testing"
 	"time"
 
+	"github.com/personal-internet-cell/pic/cell"
 	main "github.com/personal-internet-cell/pic/cmd/pic"
 	"github.com/personal-internet-cell/pic/internal/netnstest"
 )
@@ -107,10 +108,21 @@ var panicCases = []panicCase{
 	{"applying ntp", "applying ntp", restart, nil, nil},
 	{"applying proxy", "applying proxy", restart, nil, nil},
 	{"applying certs", "applying certs", nil, nil, tasks("certs")},
+	{"exits", "exits", nil, nil, tasks("exits")},
+	{"relay listener", "relay tcp ", func(h *host) { h.relay("tcp") }, nil, sockets("tcp 12345")},
+	{"relay connection", "relay connection", func(h *host) { h.relay("tcp") }, nil, nil},
+	{"relay datagram", "relay datagram", func(h *host) { h.relay("udp") }, nil, sockets("udp 12345")},
+	{"applying exits", "applying exits", nil, nil, nil},
 	{"applying policy", "applying policy", nil, nil, nil},
 	// These do nothing but wait for a timer and write what is in memory, or ask
 	// the engine; they are run again like the others, see lifecycle.Guarded.
-	{"", "", nil, nil, tasks("setup code", "sessions", "backoff", "tokens", "watchdog", "reload", "logs", "history", "events")},
+	{"", "", nil, nil, tasks("setup code", "sessions", "backoff", "tokens", "watchdog", "reload", "memory", "logs", "history", "events")},
+}
+
+// relay sends something to the relay of the test's exit, which is the first.
+func (h *host) relay(network string) {
+	e := cell.Exit{Type: cell.ExitProxy}
+	_, _ = h.ns.Try("timeout", "2", "bash", "-c", fmt.Sprintf("echo x >/dev/%s/127.0.0.1/%d", network, e.RelayPort()))
 }
 
 // told is how many panics the notice of a subject speaks of.
@@ -120,10 +132,7 @@ func (h *host) told(subject string) (n int) {
 	if err != nil || r.status != 200 {
 		return -1
 	}
-	var st struct {
-		Notices []struct{ Code, Subject, Text string }
-	}
-	st = into[struct {
+	st := into[struct {
 		Notices []struct{ Code, Subject, Text string }
 	}](h.t, r)
 	for _, x := range st.Notices {
@@ -152,6 +161,7 @@ func TestAPanicAnywhereCostsNothingElse(t *testing.T) {
 		t.Fatal(err)
 	}
 	h.start([]string{"PIC_INIT_FILE=" + file, "PIC_FAULTS=" + faults}, "--api", "--debug", "127.0.0.1:6060", "--resync", "1s")
+	h.says("px\n", "", "exit", "add", "proxy", "socks5://192.168.77.9:1080", "--name", "px")
 	w := h.watched()
 	w.round()
 	h.everySocketHasACase()

@@ -169,7 +169,7 @@ func joinTunnel(config string) error {
 			}
 			fmt.Fprintf(&uapi, "%s=%s\n", map[string]string{"PrivateKey": "private_key", "PublicKey": "public_key", "PresharedKey": "preshared_key"}[k], b)
 		case "Endpoint":
-			fmt.Fprintf(&uapi, "endpoint=%s\nallowed_ip=0.0.0.0/0\npersistent_keepalive_interval=1\n", v)
+			fmt.Fprintf(&uapi, "endpoint=%s\nreplace_allowed_ips=true\nallowed_ip=0.0.0.0/0\npersistent_keepalive_interval=1\n", v)
 		case "Address":
 			addrs = strings.Split(v, ",")
 		case "DNS":
@@ -343,22 +343,22 @@ func (w *watchers) round(twice ...string) map[string]seen {
 	return all
 }
 
+// peerConfig makes a peer and returns its configuration.
+func (h *host) peerConfig(name string) string {
+	h.t.Helper()
+	return into[struct {
+		Config string `json:"config"`
+	}](h.t, h.want(201, "POST", "/api/peers", fmt.Sprintf(`{"name":%q,"generate_key":true}`, name))).Config
+}
+
 // watched starts probes of every listener of a claimed cell: a peer's, through
 // the tunnel, those of the uplink's network, and those of the machine itself.
 func (h *host) watched() *watchers {
 	h.t.Helper()
-	made := into[struct {
-		Config string `json:"config"`
-	}](h.t, h.want(201, "POST", "/api/peers", `{"name":"prober","generate_key":true}`))
-	gateway := ""
-	for line := range strings.Lines(made.Config) {
-		if k, v, _ := strings.Cut(line, "="); strings.TrimSpace(k) == "DNS" {
-			gateway = strings.TrimSpace(strings.Split(v, ",")[0])
-		}
-	}
+	gateway := h.gateway()
 	w := &watchers{t: h.t}
 	w.watch(h.far.Self("prober",
-		"tunnel", made.Config,
+		"tunnel", h.peerConfig("prober"),
 		"dns fast", gateway+":53", "dns slow", gateway+":53", "dns tcp", gateway+":53", "ntp", gateway+":123",
 		"200 https", "https://192.168.77.2/health", "308 http", "http://192.168.77.2/"))
 	w.watch(h.ns.Self("prober",

@@ -146,7 +146,7 @@ func status(ctx context.Context, inv *invocation) error {
 	return fetch(ctx, inv, "/api/status", func(w io.Writer, s api.Status) error {
 		fmt.Fprintf(w, "%s (%s), revision %d, pic %s, up %v\n", s.Cell.Domain, s.Cell.DomainMode, s.Revision, s.Cell.Version, time.Duration(s.Resources.UptimeSeconds)*time.Second)
 		if s.Source != "current" {
-			fmt.Fprintf(w, "ALARM: the stored state was damaged. Everything keeps running as it was; changes and the web are closed.\n"+
+			fmt.Fprintf(w, "ALARM: the stored state was damaged. Tunnel and firewall stay as they were; names, time and services are off; changes and the web are closed.\n"+
 				"Look at what was found below, then run `pic recover` to adopt revision %d (`pic recover --adopt N`: another of `pic revisions`), or restore a backup.\n", s.Revision)
 		}
 		if p := s.Pending; p != nil {

@@ -87,6 +87,7 @@ func (r *Relay) Run(ctx context.Context) error {
 	ctx, cancel := context.WithCancel(ctx)
 	defer cancel()
 	var tasks []lifecycle.Task
+	var conns sync.WaitGroup
 	var closers []func() error
 	defer func() {
 		for _, f := range closers {
@@ -108,7 +109,7 @@ func (r *Relay) Run(ctx context.Context) error {
 		closers = append(closers, l.Close)
 		tasks = append(tasks, r.task("relay tcp "+at.String(), func(ctx context.Context) error {
 			defer context.AfterFunc(ctx, func() { _ = l.Close() })()
-			return accept(l, func(c *net.TCPConn) { r.serve(ctx, c) })
+			return accept(l, &conns, r.cfg.Log, func(c *net.TCPConn) { r.serve(ctx, c) })
 		}))
 		if !r.cfg.UDP {
 			continue
@@ -136,7 +137,9 @@ func (r *Relay) Run(ctx context.Context) error {
 			return nil
 		}))
 	r.once.Do(func() { close(r.ready) })
-	return lifecycle.Run(ctx, tasks...)
+	err := lifecycle.Run(ctx, tasks...)
+	conns.Wait()
+	return err
 }
 
 // task runs under Guard: a panic outside of a connection restarts the task.

@@ -68,6 +68,7 @@ func (s *SOCKS) Run(ctx context.Context) error {
 	defer cancel()
 	defer s.j.free.close()
 	defer s.j.copies.Wait()
+	var conns sync.WaitGroup
 	tasks := []lifecycle.Task{
 		lifecycle.Func("socks sweep", func(ctx context.Context) error {
 			return s.j.table.sweep(ctx, sweepEvery(s.cfg.Idle), func() { s.j.count.idle.Add(1) })
@@ -88,12 +89,14 @@ func (s *SOCKS) Run(ctx context.Context) error {
 		tasks = append(tasks, lifecycle.Func(name, func(ctx context.Context) error {
 			defer context.AfterFunc(ctx, func() { _ = l.Close() })()
 			return lifecycle.Guard(ctx, s.cfg.Log, name, func() { s.j.count.panics.Add(1) }, func(ctx context.Context) error {
-				return accept(l, func(c *net.TCPConn) { s.serve(ctx, c) })
+				return accept(l, &conns, s.cfg.Log, func(c *net.TCPConn) { s.serve(ctx, c) })
 			})
 		}))
 	}
 	s.once.Do(func() { close(s.ready) })
-	return lifecycle.Run(ctx, tasks...)
+	err := lifecycle.Run(ctx, tasks...)
+	conns.Wait()
+	return err
 }
 
 func (s *SOCKS) serve(ctx context.Context, c *net.TCPConn) {

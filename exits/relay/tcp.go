@@ -42,11 +42,10 @@ type joiner struct {
 	copies sync.WaitGroup
 }
 
-// accept calls handle for each connection, each on a goroutine of its own,
-// until l is closed; it returns when all have ended.
-func accept(l *net.TCPListener, handle func(*net.TCPConn)) error {
-	var wg sync.WaitGroup
-	defer wg.Wait()
+// accept calls handle for each connection, each on a goroutine of wg, until l
+// is closed. It does not wait for them: after a panic the next run of it must
+// not come only when the last connection has ended.
+func accept(l *net.TCPListener, wg *sync.WaitGroup, log *slog.Logger, handle func(*net.TCPConn)) error {
 	for {
 		c, err := l.AcceptTCP()
 		if errors.Is(err, net.ErrClosed) {
@@ -56,8 +55,28 @@ func accept(l *net.TCPListener, handle func(*net.TCPConn)) error {
 			time.Sleep(acceptPause)
 			continue
 		}
-		wg.Go(func() { handle(c) })
+		welcome(c, wg, log, handle)
 	}
+}
+
+func welcome(c *net.TCPConn, wg *sync.WaitGroup, log *slog.Logger, handle func(*net.TCPConn)) {
+	served := false
+	defer func() {
+		if !served { // after a panic nobody else would
+			_ = c.Close()
+		}
+	}()
+	lifecycle.Fault("relay listener")
+	served = true
+	wg.Go(func() {
+		if lifecycle.Protect(log, "relay connection", func() error {
+			lifecycle.Fault("relay connection")
+			handle(c)
+			return nil
+		}) != nil {
+			_ = c.Close()
+		}
+	})
 }
 
 // protect runs f; a panic ends e and is counted.

@@ -69,14 +69,21 @@ func (r *Relay) datagrams(ctx context.Context, u *net.UDPConn) error {
 			time.Sleep(acceptPause)
 			continue
 		}
-		dst, ok := originOf(oob[:on])
-		if flags&(unix.MSG_TRUNC|unix.MSG_CTRUNC) != 0 || !ok || !relayable(dst) {
-			r.udp.dropped.Add(1)
-			continue
-		}
-		at := ends{netip.AddrPortFrom(src.Addr().Unmap(), src.Port()), netip.AddrPortFrom(dst.Addr().Unmap(), dst.Port())}
-		if f := fs.take(at, buf[:n]); f != nil {
-			wg.Go(func() { fs.run(ctx, f) })
+		// A panic of the loop would wait for every flow before it could go on.
+		if lifecycle.Protect(r.cfg.Log, "relay datagram", func() error {
+			lifecycle.Fault("relay datagram")
+			dst, ok := originOf(oob[:on])
+			if flags&(unix.MSG_TRUNC|unix.MSG_CTRUNC) != 0 || !ok || !relayable(dst) {
+				r.udp.dropped.Add(1)
+				return nil
+			}
+			at := ends{netip.AddrPortFrom(src.Addr().Unmap(), src.Port()), netip.AddrPortFrom(dst.Addr().Unmap(), dst.Port())}
+			if f := fs.take(at, buf[:n]); f != nil {
+				wg.Go(func() { fs.run(ctx, f) })
+			}
+			return nil
+		}) != nil {
+			r.udp.panics.Add(1)
 		}
 	}
 }

@@ -37,6 +37,7 @@ export function startCell({ dist, claimed = false }) {
     pending: null,
     events: new Set(),
     refuseNext: null,
+    recovered: false,
   }
   const tell = (event, data) => {
     for (const out of cell.events) out.write(`event: ${event}\ndata: ${JSON.stringify(data)}\n\n`)
@@ -278,6 +279,7 @@ export function startCell({ dist, claimed = false }) {
 
   const api = async (req, res, url) => {
     const route = find(req.method, url.pathname)
+    if (cell.recovered && url.pathname !== '/health') throw new Refusal(503, 'recovered', 'the stored state was damaged: changes are closed until an administrator runs `pic recover` on the cell')
     if (!cell.claimed && route.access !== 'setup' && url.pathname !== '/health') throw new Refusal(428, 'setup_required', 'this cell is not set up', { link: '/setup' })
     const s = cell.sessions.get(/pic=(\w+)/.exec(req.headers.cookie ?? '')?.[1])
     if (route.access === 'user' && !s) throw new Refusal(401, 'unauthenticated', 'log in first')

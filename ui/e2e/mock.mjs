@@ -342,6 +342,28 @@ async function run(variant) {
   assert.equal(new URL(page.url()).searchParams.get('next'), '/history')
   await step('27-session-ended')
 
+  // Restarted with a damaged state: nothing is offered but what to do, in every place; it goes on by itself.
+  expected.push([503, '/api/'])
+  mock.cell.recovered = true
+  for (const path of ['/login', '/setup', '/', '/peers/new']) {
+    await page.goto(`${mock.url}${path}`)
+    await page.getByRole('heading', { level: 1, name: 'Der gespeicherte Zustand dieser Zelle ist beschädigt' }).waitFor()
+    assert.deepEqual(await page.getByRole('button').allTextContents(), ['Kopieren', 'Kopieren'], path)
+    assert.equal(await page.getByRole('textbox').count(), 0, path)
+  }
+  await step('28-german-recovered')
+  await page.getByLabel('Sprache').selectOption('en')
+  await heading('The stored state of this cell was damaged')
+  await page.getByText('sudo pic recover').waitFor()
+  await step('29-recovered')
+  await page.getByLabel('Language').selectOption('de')
+  mock.cell.recovered = false
+  await page.getByRole('heading', { level: 1, name: 'Anmelden' }).waitFor()
+  expected.length = 0
+  expected.push([401, '/api/'])
+  await page.goto(`${mock.url}/history`)
+  await page.waitForURL('**/login?**')
+
   // Keyboard only: the skip link is the first stop and goes to the content.
   await page.getByLabel('Benutzername').fill('admin')
   await page.getByLabel('Kennwort', { exact: true }).fill(password)

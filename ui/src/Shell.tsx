@@ -11,6 +11,7 @@ import { CommitBar } from './parts/CommitBar'
 import { ErrorSummary } from './parts/ErrorSummary'
 import { Icon, Logo, type IconName } from './parts/Icon'
 import { Loading } from './parts/Page'
+import { RecoveredBanner, RecoveredPage } from './parts/Recovered'
 import { session } from './session'
 
 const pages: { to: string; label: Key & `nav.${string}`; icon: IconName; admin: boolean }[] = [
@@ -25,6 +26,7 @@ export function Shell() {
   const who = useQuery(me)
   const here = useLocation()
 
+  if (hasCode(who.error, 'recovered')) return <RecoveredPage onRetry={who.refetch} />
   if (who.data) return <Frame me={who.data} />
   if (who.data === null) {
     const next = here.pathname + here.search
@@ -58,6 +60,7 @@ function Frame({ me: who }: { me: Me }) {
   }, [queries])
 
   const cell = now.data?.cell
+  const recovered = now.data?.source === 'recovered'
   return (
     <div className="flex min-h-dvh flex-col lg:grid lg:grid-cols-[14.5rem_minmax(0,1fr)]">
       <a href="#main" className="btn btn-primary skip">
@@ -97,9 +100,13 @@ function Frame({ me: who }: { me: Me }) {
           )}
           <AccountMenu me={who} />
         </header>
+        {recovered && <RecoveredBanner />}
         {admin && <CommitBar />}
         <main id="main" tabIndex={-1} className="flex-1 px-4 pt-6 pb-28 outline-none lg:px-8 lg:pb-12">
-          <Outlet />
+          {/* Whatever a page offers to do, the cell would refuse it. */}
+          <fieldset disabled={recovered} className="contents">
+            <Outlet />
+          </fieldset>
         </main>
       </div>
 

@@ -6,10 +6,12 @@ import { ApiError } from '../src/api/problem'
 import { status } from '../src/api/queries'
 import type { Preview, Status } from '../src/api/types'
 import { LanguageProvider } from '../src/i18n'
+import { de } from '../src/i18n/de'
 import { en } from '../src/i18n/en'
 import { Announcer } from '../src/parts/announce'
 import { CommitBar } from '../src/parts/CommitBar'
 import { PlanDiff } from '../src/parts/PlanDiff'
+import { RecoveredBanner, RecoveredPage } from '../src/parts/Recovered'
 import { Review } from '../src/parts/Review'
 
 const queries = new QueryClient({ defaultOptions: { queries: { retry: false } } })
@@ -95,4 +97,27 @@ test('CommitBar counts down, speaks at marks only, and closes its buttons at zer
   await pass(26)
   expect(screen.queryByRole('timer')).toBeNull()
   expect(screen.getByRole('button', { name: 'Confirm' })).toHaveProperty('disabled', true)
+})
+
+test('a recovered cell says what to do, in both languages, and is looked at again', () => {
+  vi.useFakeTimers()
+  for (const [language, words] of [['en', en], ['de', de]] as const) {
+    const retry = vi.fn()
+    const { unmount } = render(
+      <LanguageProvider first={{ language, words }}>
+        <RecoveredPage onRetry={retry} />
+      </LanguageProvider>,
+    )
+    expect(screen.getByRole('heading', { level: 1 }).textContent).toBe(words['recovered.title'])
+    expect(within(screen.getByRole('alert')).getByText(words['recovered.closed'])).toBeTruthy()
+    expect(screen.getByText('sudo pic recover')).toBeTruthy()
+    expect(screen.queryByRole('textbox')).toBeNull()
+    act(() => void vi.advanceTimersByTime(16_000))
+    expect(retry).toHaveBeenCalledTimes(3)
+    unmount()
+    act(() => void vi.advanceTimersByTime(16_000))
+    expect(retry).toHaveBeenCalledTimes(3)
+  }
+  show(<RecoveredBanner />)
+  expect(screen.getByRole('alert').textContent).toContain('sudo pic recover')
 })

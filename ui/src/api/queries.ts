@@ -4,16 +4,18 @@ import { ApiError, hasCode } from './problem'
 import type { PeerCreated, PeerInput, Peer, Preview } from './types'
 
 function sessionEnded(error: unknown): void {
-  if (hasCode(error, 'unauthenticated')) void queryClient.invalidateQueries({ queryKey: me.queryKey })
+  // Recovered is what a cell can only become by a restart: the session is of before, and the shell shows the alarm.
+  if (hasCode(error, 'unauthenticated', 'recovered')) void queryClient.invalidateQueries({ queryKey: me.queryKey })
 }
 
 export const queryClient = new QueryClient({
-  queryCache: new QueryCache({ onError: sessionEnded }),
+  // Not for the question itself, or it would be asked without end.
+  queryCache: new QueryCache({ onError: (error, query) => query.queryKey[0] === me.queryKey[0] || sessionEnded(error) }),
   mutationCache: new MutationCache({ onError: sessionEnded }),
   defaultOptions: {
     queries: {
       staleTime: 10_000,
-      retry: (failures, error) => failures < 2 && (!(error instanceof ApiError) || error.status === 0 || error.status >= 500),
+      retry: (failures, error) => failures < 2 && (!(error instanceof ApiError) || error.status === 0 || (error.status >= 500 && error.code !== 'recovered')),
       networkMode: 'always',
     },
     mutations: { networkMode: 'always' },

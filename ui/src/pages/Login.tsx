@@ -1,5 +1,5 @@
 import { useQuery, useQueryClient } from '@tanstack/react-query'
-import { useState } from 'react'
+import { useCallback, useState } from 'react'
 import { useForm } from 'react-hook-form'
 import { Navigate, useLocation, useSearchParams } from 'react-router'
 import { client, read, setCsrfToken } from '../api/client'
@@ -10,6 +10,7 @@ import { ErrorSummary } from '../parts/ErrorSummary'
 import { PasswordField, TextField } from '../parts/Field'
 import { Gate } from '../parts/Gate'
 import { usePageTitle } from '../parts/Page'
+import { RecoveredPage } from '../parts/Recovered'
 import { safeNext } from './next'
 
 export function Login() {
@@ -22,7 +23,10 @@ export function Login() {
   const heading = usePageTitle(t('login.title'))
   const form = useForm({ defaultValues: { user: '', password: '', totp: '' } })
   const [step, setStep] = useState<'password' | 'code'>('password')
+  const refetch = who.refetch
+  const retry = useCallback(() => void refetch().then(() => setError(null)), [refetch])
 
+  if (hasCode(who.error, 'recovered') || hasCode(error, 'recovered')) return <RecoveredPage onRetry={retry} />
   if (who.data) return <Navigate to={safeNext(search.get('next'))} replace />
   if (hasCode(who.error, 'setup_required') || hasCode(error, 'setup_required')) return <Navigate to="/setup" replace />
 

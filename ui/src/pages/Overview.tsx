@@ -25,8 +25,8 @@ export function Overview() {
 }
 
 function worst(conditions: Condition[], notices: Notice[], recovered: boolean): 'ok' | 'warn' | 'alarm' {
-  if (conditions.some((c) => c.state === 'failed') || notices.some((n) => n.severity === 'alarm')) return 'alarm'
-  if (recovered || conditions.some((c) => c.state === 'pending') || notices.some((n) => n.severity === 'warning')) return 'warn'
+  if (recovered || conditions.some((c) => c.state === 'failed') || notices.some((n) => n.severity === 'alarm')) return 'alarm'
+  if (conditions.some((c) => c.state === 'pending') || notices.some((n) => n.severity === 'warning')) return 'warn'
   return 'ok'
 }
 
@@ -58,7 +58,7 @@ function Body({ status: s }: { status: Status }) {
             {' · '}
             {t('overview.since')} <Time at={s.cell.started} />
           </p>
-          {recovered && <p className="mt-1 font-medium text-warn">{t('overview.recovered')}</p>}
+          {recovered && <p className="mt-1 font-medium text-alarm">{t('overview.recovered')}</p>}
         </div>
       </section>
 

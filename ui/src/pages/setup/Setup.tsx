@@ -2,13 +2,14 @@ import { useMutation, useQuery, useQueryClient } from '@tanstack/react-query'
 import { useState, type ReactNode } from 'react'
 import { Navigate } from 'react-router'
 import { change, client, read } from '../../api/client'
-import { ApiError } from '../../api/problem'
+import { ApiError, hasCode } from '../../api/problem'
 import { me, setupStep } from '../../api/queries'
 import type { SetupDone, SetupInput, SetupStep } from '../../api/types'
 import { useTranslation } from '../../i18n'
 import { ErrorSummary } from '../../parts/ErrorSummary'
 import { Gate } from '../../parts/Gate'
 import { Loading } from '../../parts/Page'
+import { RecoveredPage } from '../../parts/Recovered'
 import { AdminStep } from './AdminStep'
 import { CodeStep } from './CodeStep'
 import { DoneStep } from './DoneStep'
@@ -69,6 +70,7 @@ export function Setup() {
       </Gate>
     )
   }
+  if (hasCode(now.error, 'recovered')) return <RecoveredPage onRetry={now.refetch} />
   if (now.data?.claimed) return <Navigate to="/" replace />
   if (!now.data) return <Gate wide>{now.error ? <ErrorSummary error={now.error} onRetry={() => void now.refetch()} /> : <Loading />}</Gate>
 
