@@ -32,6 +32,7 @@ export function startCell({ dist, claimed = false }) {
     reauth: false,
     identity: claimed ? { name: 'home', domain: 'home.internal', domain_mode: 'lan' } : { name: '', domain: 'cell.internal', domain_mode: '' },
     peers: [],
+    policy: [{ assertion: 'phone cannot reach files', pointer: '/network/policy/0', result: 'holds', text: '' }, { assertion: 'tv leaves by nl', pointer: '/network/policy/1', result: 'unknown', text: 'the uplink is not known' }],
     revisions: [{ number: 1, parent: 0, time: started, author: { name: 'pic', via: 'local', address: '' }, message: 'new cell', status: 'committed', peers: [] }],
     running: 1,
     pending: null,
@@ -257,6 +258,24 @@ export function startCell({ dist, claimed = false }) {
     ['DELETE', '/api/peers/:name', 'user', ({ req, url, p }) => commit(req, url, 'admin', `remove peer ${p.name}`, cell.peers.filter((x) => x.name !== p.name), { status: 204 })],
     ['GET', '/api/peers/:name/config', 'user', ({ p }) => ({ text: config(cell.peers.find((x) => x.name === p.name)), headers: { 'Content-Disposition': `attachment; filename="${p.name}.conf"` } })],
     ['GET', '/api/services/active', 'user', () => ({ body: { items: [{ id: 'files', name: 'Files', subdomain: 'files', url: 'https://files.home.internal/', capabilities: ['webdav'], access: 'granted' }] } })],
+    ['GET', '/api/firewall/policy', 'user', () => ({ body: { items: cell.policy } })],
+    ['PUT', '/api/firewall/policy', 'user', ({ req, url, body: b }) => {
+      const out = commit(req, url, 'admin', 'change the policy tests', cell.peers)
+      if (!url.searchParams.has('dry_run')) cell.policy = b.items.map((assertion, i) => ({ assertion, pointer: `/network/policy/${i}`, result: 'holds', text: '' }))
+      return url.searchParams.has('dry_run') ? out : { ...out, body: { items: cell.policy } }
+    }],
+    ['POST', '/api/explain', 'user', ({ body: b }) => {
+      if (b.to === 'nowhere') throw new Refusal(422, 'validation', 'there is no "nowhere"')
+      const passes = b.to !== 'files'
+      const step = (kind, text, pointer = '') => ({ kind, text, pointer })
+      return { body: {
+        revision: cell.running, passes, verdict: passes ? 'accepted' : 'dropped', reason: passes ? 'peer to internet: by its mark\'s own interface' : 'peer to prefix of ours: not granted', pointer: '/peers/0/exit', line: '"exit": "nl"',
+        names: passes ? [step('name', `${b.to} is 203.0.113.80`)] : [],
+        paths: [{ source: '10.17.0.2', destination: passes ? '203.0.113.80' : '172.20.1.2', protocol: b.protocol ?? 'tcp', port: b.port ?? 443, passes, verdict: passes ? 'accepted' : 'dropped', reason: 'peer to prefix of ours: not granted', pointer: '', line: '', out: passes ? 'wg_ext0' : '', steps: [
+          step('ingress', 'it comes in by pic0'), step('mark', 'its source 10.17.0.2 has the mark 0x10', '/peers/0/exit'), step('table', 'policy rule 1032: table 110: to 203.0.113.80 by wg_ext0'), step('nat', 'its source becomes the cell\'s address on wg_ext0 (masquerade)'),
+        ] }],
+      } }
+    }],
     ['GET', '/api/vault/ca', 'user', () => ({ text: certificate })],
     ['GET', '/api/events', 'user', ({ res }) => {
       res.writeHead(200, { 'Content-Type': 'text/event-stream', 'Cache-Control': 'no-store' })

@@ -310,6 +310,32 @@ async function run(variant) {
   assert.deepEqual(mock.cell.peers.map((p) => p.name), ['phone'])
   await step('22-history-reverted')
 
+  // The path explainer, by link too; policy tests.
+  await nav('Firewall')
+  await heading('Firewall')
+  await page.getByText('phone cannot reach files').first().waitFor()
+  await step('22a-firewall')
+  await page.getByLabel('From').fill('phone')
+  await page.getByLabel('To', { exact: true }).fill('https://example.com')
+  await button('Explain')
+  await page.getByText('It gets through.').waitFor()
+  await page.getByText('its source 10.17.0.2 has the mark 0x10').waitFor()
+  assert.equal(new URL(page.url()).searchParams.get('to'), 'https://example.com')
+  await step('22b-explained')
+  await page.goto(`${mock.url}/firewall?from=phone&to=files`)
+  await page.getByText('It does not get through.').waitFor()
+  expected.push([422, '/api/explain'])
+  await page.getByLabel('To', { exact: true }).fill('nowhere')
+  await button('Explain')
+  await page.getByText('there is no "nowhere"').waitFor()
+  await page.getByLabel('Tests, one a line').fill('phone cannot reach files\nphone reaches internet')
+  await button('Review change')
+  await page.getByText('What changes on the machine').waitFor()
+  await button('Commit')
+  await page.getByText('phone reaches internet').first().waitFor()
+  assert.deepEqual(mock.cell.policy.map((r) => r.assertion), ['phone cannot reach files', 'phone reaches internet'])
+  expected.length = 0
+
   // Account, trust, German, and a session that ends under one's feet.
   await nav('Account')
   await page.getByText('this one').waitFor()

@@ -24,6 +24,7 @@ export const router = createBrowserRouter([
                   { path: 'peers/new', lazy: async () => ({ Component: (await import('./pages/PeerNew')).PeerNew }) },
                   { path: 'peers/:name', lazy: async () => ({ Component: (await import('./pages/PeerEdit')).PeerEdit }) },
                   { path: 'peers/:name/remove', lazy: async () => ({ Component: (await import('./pages/PeerRemove')).PeerRemove }) },
+                  { path: 'firewall', lazy: async () => ({ Component: (await import('./pages/Firewall')).Firewall }) },
                   { path: 'history', lazy: async () => ({ Component: (await import('./pages/History')).History }) },
                   { path: 'history/:n', lazy: async () => ({ Component: (await import('./pages/Revision')).Revision }) },
                   { path: 'history/:n/rollback', lazy: async () => ({ Component: (await import('./pages/Rollback')).Rollback }) },

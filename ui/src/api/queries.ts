@@ -1,7 +1,7 @@
 import { MutationCache, QueryCache, QueryClient, queryOptions, infiniteQueryOptions } from '@tanstack/react-query'
 import { change, client, commitHeaders, read, readTagged, setCsrfToken, type CommitOptions } from './client'
 import { ApiError, hasCode } from './problem'
-import type { PeerCreated, PeerInput, Peer, Preview } from './types'
+import type { ExplainQuery, PeerCreated, PeerInput, Peer, PolicyResult, Preview } from './types'
 
 function sessionEnded(error: unknown): void {
   // Recovered is what a cell can only become by a restart: the session is of before, and the shell shows the alarm.
@@ -96,6 +96,14 @@ export const tokens = queryOptions({
   queryFn: async ({ signal }) => (await read(() => client.GET('/api/auth/tokens', { signal }))).items ?? [],
 })
 
+/** The ETag goes with the policy tests, so the items stay in their envelope. */
+export const policy = queryOptions({
+  queryKey: ['policy'],
+  queryFn: ({ signal }) => read(() => client.GET('/api/firewall/policy', { signal })),
+})
+
+export const explain = (body: ExplainQuery) => read(() => client.POST('/api/explain', { body }))
+
 export const revisionPage = 50
 
 export const revisions = infiniteQueryOptions({
@@ -143,6 +151,12 @@ export const removePeer = (name: string, o: CommitOptions) =>
 
 export const previewRemovePeer = (name: string) =>
   change<Preview>(() => client.DELETE('/api/peers/{name}', { params: { path: { name }, query: { dry_run: true } } }))
+
+export const putPolicy = (items: string[], o: CommitOptions) =>
+  change<{ items: PolicyResult[] }>(() => client.PUT('/api/firewall/policy', { body: { items }, headers: commitHeaders(o) }))
+
+export const previewPolicy = (items: string[]) =>
+  change<Preview>(() => client.PUT('/api/firewall/policy', { body: { items }, params: { query: { dry_run: true } } }))
 
 export const rollback = (n: number, o: CommitOptions) =>
   change<{ revision: number }>(() => client.POST('/api/revisions/{n}/rollback', { body: {}, params: { path: { n } }, headers: commitHeaders(o) }))

@@ -18,6 +18,9 @@ export type RevisionInfo = Schemas['RevisionItem']
 export type SetupStep = Schemas['SetupStep']
 export type SetupInput = Schemas['SetupStepInBody']
 export type SetupDone = Schemas['Claimed']
+export type Explanation = Schemas['Explanation']
+export type ExplainQuery = Schemas['ExplainQuery']
+export type PolicyResult = Schemas['PolicyResult']
 export type Session = Schemas['SessionInfo']
 /** Anything may answer for the cell (a proxy, a portal), so no field is taken for granted. */
 export type Problem = Partial<Schemas['Problem']>
