@@ -141,6 +141,8 @@ type Config struct {
 	Explain func(*cell.State, cell.Facts, ExplainQuery) (Explanation, error)
 	// Policy evaluates the state's policy tests, in their order.
 	Policy func(*cell.State, cell.Facts) ([]PolicyResult, error)
+	// Exits are the ways out; see there.
+	Exits Exits
 	// NetworkTest reports on the uplink; the error says what is wrong.
 	NetworkTest func(context.Context) []Check
 	// UI is the built web app, rooted at index.html; an empty tree serves a note.
@@ -148,6 +150,8 @@ type Config struct {
 	// Ports of the web for URLs shown to people.
 	HTTPSPort uint16
 	Started   time.Time
+	// Metrics adds what the rest of the house counts; nil adds nothing.
+	Metrics func(context.Context, *Metrics)
 }
 
 // Check is one line of a self-test.
@@ -169,6 +173,9 @@ type API struct {
 	refusals  allowance
 	drafts    *auth.SetupSessions[Draft]
 	conns     connLog
+	traffic   traffic
+	scraping  chan struct{} // held while metrics are collected
+	scraped   int           // bytes of the last metrics; by who holds scraping
 
 	auditing sync.Mutex // held while revisions are recorded
 
@@ -194,6 +201,7 @@ func New(cfg *Config) *API {
 	a := &API{cfg: cfg, router: g, huma: humagin.New(g, hc)}
 	a.drafts = auth.NewSetupSessions[Draft](cfg.Now)
 	a.pending = map[cell.Revision]time.Time{}
+	a.scraping = make(chan struct{}, 1)
 	a.routes()
 	g.NoRoute(a.fallback)
 	g.NoMethod(func(c *gin.Context) {
@@ -238,9 +246,11 @@ func (a *API) routes() {
 	a.configRoutes()
 	a.revisionRoutes()
 	a.peerRoutes()
+	a.connectivityRoutes()
 	a.networkRoutes()
 	a.explainRoutes()
 	a.vaultRoutes()
 	a.eventRoutes()
+	a.metricsRoutes()
 	a.docRoutes()
 }

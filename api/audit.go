@@ -86,7 +86,10 @@ func (a *API) audited(next http.Handler) http.Handler {
 			note.who = who
 		}
 		r = r.WithContext(context.WithValue(r.Context(), keyAudit, note))
-		next.ServeHTTP(&auditWriter{ResponseWriter: w, before: func(status int) { a.record(r, note, status, w.Header().Get("X-Request-Id")) }}, r)
+		next.ServeHTTP(&auditWriter{ResponseWriter: w, before: func(status int) {
+			a.traffic.note(r, status, note)
+			a.record(r, note, status, w.Header().Get("X-Request-Id"))
+		}}, r)
 	})
 }
 
@@ -129,13 +132,18 @@ var refusedStatuses = []int{
 	http.StatusUnsupportedMediaType, http.StatusTooManyRequests,
 }
 
+// askedEarly: what a page asks before anybody is signed in is no event.
+func askedEarly(r *http.Request, status int, note *auditNote) bool {
+	return status == http.StatusUnauthorized && (r.Method == http.MethodGet || r.Method == http.MethodHead || r.Method == http.MethodOptions) &&
+		note.who.Via == auth.ViaNone && r.Header.Get("Authorization") == ""
+}
+
 // record adds what one request did. An entry that can't be written does not
 // undo what was done: it is logged, and a notice says so.
 func (a *API) record(r *http.Request, note *auditNote, status int, requestID string) {
 	changes := r.Method != http.MethodGet && r.Method != http.MethodHead && r.Method != http.MethodOptions
 	refused := slices.Contains(refusedStatuses, status)
-	// What a page asks before anybody is signed in is no event.
-	if refused && !changes && status == http.StatusUnauthorized && note.who.Via == auth.ViaNone && r.Header.Get("Authorization") == "" {
+	if askedEarly(r, status, note) {
 		return
 	}
 	done := changes && status < 300
@@ -162,6 +170,10 @@ func (a *API) record(r *http.Request, note *auditNote, status int, requestID str
 	case note.who.Via != auth.ViaNone || note.user != "":
 		e.Outcome = "refused"
 		err = a.cfg.Audit.Note(e)
+	case !a.claimed() && a.cfg.Engine.Source() != "recovered":
+		// Nobody's yet, and open to a whole network: without the setup code no
+		// request writes to the disk. The program's log has wrong codes.
+		return
 	default: // strangers must not fill the record
 		e.Outcome = "refused"
 		admitted, dropped := a.refusals.take(a.cfg.Now())

@@ -242,6 +242,7 @@ type exportIn struct {
 type textOut struct {
 	ContentType        string `header:"Content-Type"`
 	ContentDisposition string `header:"Content-Disposition"`
+	CacheControl       string `header:"Cache-Control"`
 	Body               []byte
 }
 

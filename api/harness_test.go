@@ -48,6 +48,8 @@ type rig struct {
 	factors *auth.SecondFactors
 	audit   *datastore.Audit
 	clock   *shiftedClock
+	metrics func(context.Context, *api.Metrics)
+	exits   exitWorld
 }
 
 // shiftedClock is the real one, moved.
@@ -132,7 +134,13 @@ func newRig(t *testing.T) *rig {
 			}
 			return out, nil
 		},
+		Metrics: func(ctx context.Context, m *api.Metrics) {
+			if r.metrics != nil {
+				r.metrics(ctx, m)
+			}
+		},
 		NetworkTest: func(context.Context) []api.Check { return nil },
+		Exits:       r.exits.house(),
 		UI:          fstest.MapFS{"index.html": {Data: []byte("<!doctype html><title>app</title>")}, "assets/app-1234.js": {Data: []byte("1")}},
 	})
 	err = engine.Boot(t.Context(), func() (*cell.State, map[cell.SecretRef]cell.Secret, error) {

@@ -7,13 +7,13 @@ import (
 	"net"
 	"net/http"
 	"net/netip"
-	"runtime/debug"
 	"strings"
 
 	"github.com/danielgtaylor/huma/v2"
 
 	"github.com/personal-internet-cell/pic/auth"
 	"github.com/personal-internet-cell/pic/cell"
+	"github.com/personal-internet-cell/pic/internal/lifecycle"
 )
 
 type ctxKey int
@@ -153,10 +153,11 @@ func (a *API) inner(next http.Handler) http.Handler {
 				if err, is := p.(error); is && errors.Is(err, http.ErrAbortHandler) {
 					panic(p) // net/http's own way to drop a connection
 				}
-				a.cfg.Log.Error("recovered from a panic", "task", "api", "request_id", requestID(r.Context()), "path", r.URL.Path, "panic", p, "stack", string(debug.Stack()))
+				lifecycle.Recovered(a.cfg.Log, "api request", p, "request_id", requestID(r.Context()), "path", r.URL.Path)
 				a.writeHTTPProblem(w, r, problem(http.StatusInternalServerError, "internal", "something went wrong inside the cell; its log has the details under request %s", requestID(r.Context())))
 			}
 		}()
+		lifecycle.Fault("api request")
 		next.ServeHTTP(w, r)
 	})
 }
@@ -198,7 +199,7 @@ func (a *API) RoleOf(user string) (cell.Role, bool) {
 // gate keeps an unclaimed cell to /api/setup and a recovered one to its alarm.
 func (a *API) gate(next http.Handler) http.Handler {
 	return http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
-		isAPI := strings.HasPrefix(r.URL.Path, "/api/") || r.URL.Path == "/api"
+		isAPI := strings.HasPrefix(r.URL.Path, "/api/") || r.URL.Path == "/api" || r.URL.Path == cell.MetricsPath
 		s, _ := a.cfg.Engine.Running()
 		switch {
 		case !isAPI:

@@ -157,7 +157,7 @@ func TestEveryOperationIsReachableFromTheCommandLine(t *testing.T) {
 		cancel() // of an event stream
 		resp.Body.Close()
 	}
-	var want []string // operations for sessions or peers only: none so far
+	want := []string{"GET /api/peer/exits 403", "PUT /api/peer/exit 403"} // for people with devices of their own
 	if d := cmp.Diff(want, refused); d != "" {
 		t.Errorf("refused on the socket (-want +got):\n%s", d)
 	}

@@ -29,6 +29,10 @@ type Peer struct {
 	Peers        []string          `json:"peers" nullable:"false"`
 	LAN          []string          `json:"lan" nullable:"false"`
 	Created      time.Time         `json:"created"`
+	ExitUntil    *time.Time        `json:"exit_until" doc:"when exit becomes exit_then; null: never"`
+	ExitThen     string            `json:"exit_then"`
+	ExitChoice   []string          `json:"exit_choice" nullable:"false" doc:"what its owner may choose from; * is every exit, chain and block"`
+	Socks        []string          `json:"socks" nullable:"false" doc:"exits whose SOCKS server it may use"`
 	PresharedKey bool              `json:"preshared_key" doc:"whether it has one"`
 	FQDN         string            `json:"fqdn"`
 	PeerStats
@@ -51,6 +55,11 @@ type PeerFields struct {
 	Services     []string           `json:"services,omitempty" maxItems:"500"`
 	Peers        []string           `json:"peers,omitempty" maxItems:"500"`
 	LAN          []string           `json:"lan,omitempty" maxItems:"100"`
+	ExitUntil    *time.Time         `json:"exit_until,omitempty" doc:"exit is for a time only; a new exit without it is for good"`
+	ExitThen     *string            `json:"exit_then,omitempty" maxLength:"63" doc:"what exit becomes then; default direct"`
+	NoExitUntil  bool               `json:"no_exit_until,omitempty" doc:"clears exit_until and exit_then"`
+	ExitChoice   []string           `json:"exit_choice,omitempty" maxItems:"100"`
+	Socks        []string           `json:"socks,omitempty" maxItems:"60"`
 }
 
 type newPeer struct {
@@ -163,7 +172,7 @@ func peerOf(s *cell.State, p *cell.Peer, stats map[cell.Key]PeerStats) Peer {
 		Name: p.Name, PublicKey: p.PublicKey, Address4: p.Address4.String(), Address6: p.Address6.String(),
 		Destinations: p.Destinations, Keepalive: p.Keepalive, Exit: p.Exit, Expires: p.Expires, Enabled: p.Enabled,
 		Note: p.Note, Owner: p.Owner, Trust: p.Trust, Services: some(p.Services), Peers: some(p.Peers), LAN: some(p.LAN),
-		Created: p.Created, PresharedKey: p.PresharedKey != "", FQDN: s.PeerName(p), PeerStats: stats[p.PublicKey],
+		Created: p.Created, ExitUntil: p.ExitUntil, ExitThen: p.ExitThen, ExitChoice: some(p.ExitChoice), Socks: some(p.Socks), PresharedKey: p.PresharedKey != "", FQDN: s.PeerName(p), PeerStats: stats[p.PublicKey],
 	}
 }
 
@@ -180,7 +189,7 @@ func (f *PeerFields) apply(p *cell.Peer) {
 	set(&p.PublicKey, f.PublicKey)
 	set(&p.Destinations, f.Destinations)
 	set(&p.Keepalive, f.Keepalive)
-	set(&p.Exit, f.Exit)
+	f.applyExit(p)
 	set(&p.Enabled, f.Enabled)
 	set(&p.Note, f.Note)
 	set(&p.Owner, f.Owner)

@@ -27,6 +27,7 @@ type Problem struct {
 	RequestID string            `json:"request_id,omitempty"`
 	Link      string            `json:"link,omitempty" doc:"where to go to mend it"`
 	Errors    []cell.FieldError `json:"errors,omitempty" doc:"every field that is wrong, by JSON pointer"`
+	Cuts      []cell.Cut        `json:"cuts,omitempty" doc:"what the refused change would cut off"`
 
 	retryAfter time.Duration
 	hangUp     bool // close the connection after this answer
@@ -104,6 +105,8 @@ func (a *API) problemOf(ctx context.Context, err error) error {
 		p.retryAfter = time.Second
 	case errors.As(err, &compile):
 		p = problem(http.StatusUnprocessableEntity, "invalid", "%s can't be made from this state: %v", compile.Stage, compile.Err)
+	case errors.As(err, &settle) && settle.Blocked:
+		p = problem(http.StatusServiceUnavailable, "unprotected", "nothing is changed while the %s can't be put in place, for what it guards stays closed: %s. Mend that first; the cell tries again by itself", settle.Stage, settle.Reason)
 	case errors.As(err, &settle):
 		p = problem(http.StatusInternalServerError, "settle_failed", "%s could not be changed, so the cell went back to the previous revision: %s", settle.Stage, settle.Reason)
 	case errors.As(err, &refusal):

@@ -162,6 +162,7 @@ func (a *API) bearer(next http.Handler) http.Handler {
 			a.writeHTTPProblem(w, r, problem(http.StatusUnauthorized, "unauthenticated", "this token is unknown, revoked or expired"))
 			return
 		}
+		who = forMetrics(r, who)
 		r = r.WithContext(context.WithValue(r.Context(), keyToken, who))
 		noteWho(r.Context(), who)
 		// The decoded path, which is the one that the router matches.

@@ -27,6 +27,16 @@ func hostAddr(p netip.Prefix, n uint32) netip.Addr {
 	return a
 }
 
+// hostNumber is the n for which a is hostAddr(p, n), if there is one.
+func hostNumber(p netip.Prefix, a netip.Addr) (n uint32, ok bool) {
+	if !p.Contains(a) {
+		return 0, false
+	}
+	x, y := a.As16(), p.Masked().Addr().As16()
+	n = binary.BigEndian.Uint32(x[12:]) - binary.BigEndian.Uint32(y[12:])
+	return n, [12]byte(x[:12]) == [12]byte(y[:12])
+}
+
 // FreeAddresses returns the lowest pair of tunnel addresses that no peer
 // holds. The IPv6 address has the same host number as the IPv4 one.
 func (s *State) FreeAddresses() (v4, v6 netip.Addr, err error) {
@@ -34,14 +44,24 @@ func (s *State) FreeAddresses() (v4, v6 netip.Addr, err error) {
 	if !t.Prefix4.IsValid() || !t.Prefix4.Addr().Is4() || t.Prefix4.Bits() < 8 {
 		return netip.Addr{}, netip.Addr{}, fmt.Errorf("the tunnel has no usable IPv4 subnet (%s)", t.Prefix4)
 	}
-	used := make(map[netip.Addr]bool, 2*len(s.Peers))
+	// One of so many is free, if any is: each peer takes two at most.
+	taken := make([]bool, 2*len(s.Peers)+3)
+	take := func(p netip.Prefix, a netip.Addr) {
+		if n, ok := hostNumber(p, a); ok && int(n) < len(taken) {
+			taken[n] = true
+		}
+	}
 	for i := range s.Peers {
-		used[s.Peers[i].Address4], used[s.Peers[i].Address6] = true, true
+		take(t.Prefix4, s.Peers[i].Address4)
+		take(t.Prefix6, s.Peers[i].Address6)
 	}
 	size := uint32(1) << (32 - t.Prefix4.Bits())
 	for n := uint32(2); n < size-1; n++ { // 0 network, 1 the cell, last broadcast
+		if int(n) < len(taken) && taken[n] {
+			continue
+		}
 		v4, v6 = hostAddr(t.Prefix4, n), hostAddr(t.Prefix6, n)
-		if v4.IsValid() && v6.IsValid() && !used[v4] && !used[v6] {
+		if v4.IsValid() && v6.IsValid() {
 			return v4, v6, nil
 		}
 	}

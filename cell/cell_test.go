@@ -1,10 +1,12 @@
 package cell_test
 
 import (
+	"bytes"
 	"encoding/base64"
 	"encoding/json"
 	"errors"
 	"fmt"
+	"log/slog"
 	"net/netip"
 	"strings"
 	"testing"
@@ -194,7 +196,10 @@ func TestSlotsAreKeptForLife(t *testing.T) {
 func TestSecretsRedactThemselves(t *testing.T) {
 	x := struct{ S cell.Secret }{cell.NewSecret("canary-7f3a")}
 	b, _ := json.Marshal(x)
-	for _, out := range []string{fmt.Sprint(x), fmt.Sprintf("%+v %#v %s %q", x, x, x.S, x.S), string(b)} {
+	var text, structured bytes.Buffer
+	slog.New(slog.NewTextHandler(&text, nil)).Info("said", "secret", x.S, "inside", x)
+	slog.New(slog.NewJSONHandler(&structured, nil)).Info("said", "secret", x.S, "inside", x)
+	for _, out := range []string{fmt.Sprint(x), fmt.Sprintf("%+v %#v %s %q", x, x, x.S, x.S), string(b), text.String(), structured.String()} {
 		if strings.Contains(out, "canary") {
 			t.Fatalf("leaked: %s", out)
 		}

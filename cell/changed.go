@@ -95,10 +95,14 @@ func elementID(v reflect.Value) string {
 // same compares two addressable values as a document would show them: times
 // that differ only in how they are held are the same.
 func same(a, b reflect.Value) bool {
-	if identical(a, b) {
+	x, y := a.Addr().Interface(), b.Addr().Interface()
+	if p, ok := x.(*Peer); ok {
+		if p.Identical(y.(*Peer)) {
+			return true
+		}
+	} else if identical(a, b) {
 		return true
 	}
-	x, y := a.Addr().Interface(), b.Addr().Interface()
 	if reflect.DeepEqual(x, y) {
 		return true
 	}

@@ -163,6 +163,10 @@ func (e *Exit) validate(v *validation, s *State) {
 	e.validateConfig(v)
 }
 
+// OurLink reports whether an interface name belongs to the cell: the tunnel, or
+// the link of an exit, whether or not there is such an exit.
+func OurLink(name string) bool { return ourLink(name) }
+
 // ourLink reports whether an interface name belongs to the cell.
 func ourLink(name string) bool {
 	if name == TunnelLink {

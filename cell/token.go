@@ -40,9 +40,13 @@ type TokenScope struct {
 	// Method is an HTTP method in capitals, or * for every method.
 	Method string `json:"method"`
 	// Path is an absolute path in which a segment * stands for any one segment,
-	// and ** at the end for any number of them, none included.
+	// and ** at the end for any number of them, none included. It is below /api,
+	// or [MetricsPath], which no pattern covers.
 	Path string `json:"path"`
 }
+
+// MetricsPath is where monitors read the cell's metrics.
+const MetricsPath = "/metrics"
 
 // Covers reports whether a request is in the scope. A scope for GET covers
 // HEAD (RFC 9110 §9.3.2). Paths are compared byte by byte; one that is not
@@ -72,9 +76,12 @@ func (s TokenScope) validate(v *validation) {
 	if !slices.Contains([]string{"*", "GET", "POST", "PUT", "DELETE"}, s.Method) {
 		v.add("method", "must be GET, POST, PUT, DELETE or *")
 	}
+	if s.Path == MetricsPath {
+		return
+	}
 	segments := strings.Split(s.Path, "/")
 	if len(s.Path) > 200 || len(segments) < 2 || segments[0] != "" || segments[1] != "api" {
-		v.add("path", "must be a path below /api, such as /api/peers or /api/peers/*")
+		v.add("path", "must be a path below /api, such as /api/peers or /api/peers/*, or /metrics")
 		return
 	}
 	for i, x := range segments[1:] {

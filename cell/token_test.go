@@ -61,18 +61,24 @@ func TestBadTokensAndFactorsAreRefused(t *testing.T) {
 	if err := state(good(), &cell.SecondFactor{Secret: "totp-a", Recovery: []string{strings.Repeat("ab", 32)}}); err != nil {
 		t.Fatal(err)
 	}
+	monitor := good()
+	monitor.Scopes = []cell.TokenScope{{Method: "GET", Path: cell.MetricsPath}}
+	if err := state(monitor, nil); err != nil || !monitor.Allows("GET", "/metrics") || monitor.Allows("POST", "/metrics") {
+		t.Fatal(err)
+	}
 	for name, spoil := range map[string]func(*cell.Token){
-		"id":       func(x *cell.Token) { x.ID = "../../etc" },
-		"hash":     func(x *cell.Token) { x.Hash = "pic_secret" },
-		"name":     func(x *cell.Token) { x.Name = "two\nlines" },
-		"no name":  func(x *cell.Token) { x.Name = "" },
-		"expires":  func(x *cell.Token) { x.Expires = x.Created },
-		"method":   func(x *cell.Token) { x.Scopes = []cell.TokenScope{{Method: "get", Path: "/api/peers"}} },
-		"outside":  func(x *cell.Token) { x.Scopes = []cell.TokenScope{{Method: "GET", Path: "/**"}} },
-		"dots":     func(x *cell.Token) { x.Scopes = []cell.TokenScope{{Method: "GET", Path: "/api/../x"}} },
-		"half":     func(x *cell.Token) { x.Scopes = []cell.TokenScope{{Method: "GET", Path: "/api/pe*"}} },
-		"middle":   func(x *cell.Token) { x.Scopes = []cell.TokenScope{{Method: "GET", Path: "/api/**/config"}} },
-		"too many": func(x *cell.Token) { x.Scopes = make([]cell.TokenScope, cell.MaxScopes+1) },
+		"id":            func(x *cell.Token) { x.ID = "../../etc" },
+		"hash":          func(x *cell.Token) { x.Hash = "pic_secret" },
+		"name":          func(x *cell.Token) { x.Name = "two\nlines" },
+		"no name":       func(x *cell.Token) { x.Name = "" },
+		"expires":       func(x *cell.Token) { x.Expires = x.Created },
+		"method":        func(x *cell.Token) { x.Scopes = []cell.TokenScope{{Method: "get", Path: "/api/peers"}} },
+		"metrics below": func(x *cell.Token) { x.Scopes = []cell.TokenScope{{Method: "GET", Path: "/metrics/**"}} },
+		"outside":       func(x *cell.Token) { x.Scopes = []cell.TokenScope{{Method: "GET", Path: "/**"}} },
+		"dots":          func(x *cell.Token) { x.Scopes = []cell.TokenScope{{Method: "GET", Path: "/api/../x"}} },
+		"half":          func(x *cell.Token) { x.Scopes = []cell.TokenScope{{Method: "GET", Path: "/api/pe*"}} },
+		"middle":        func(x *cell.Token) { x.Scopes = []cell.TokenScope{{Method: "GET", Path: "/api/**/config"}} },
+		"too many":      func(x *cell.Token) { x.Scopes = make([]cell.TokenScope, cell.MaxScopes+1) },
 	} {
 		x := good()
 		spoil(&x)

@@ -22,18 +22,18 @@ const (
 // Key is a WireGuard public key: 32 bytes in base64, 44 characters.
 type Key string
 
+var strictBase64 = base64.StdEncoding.Strict()
+
 // Valid reports whether k decodes to 32 bytes that are not all zero.
 func (k Key) Valid() bool {
-	b, err := base64.StdEncoding.DecodeString(string(k))
-	if err != nil || len(b) != 32 || base64.StdEncoding.EncodeToString(b) != string(k) {
+	// The length first: the decoder skips line ends. Strictly: the two bits that
+	// are left over must be zero, so that a key has one spelling.
+	var b [33]byte
+	if len(k) != base64.StdEncoding.EncodedLen(32) {
 		return false
 	}
-	for _, x := range b {
-		if x != 0 {
-			return true
-		}
-	}
-	return false
+	n, err := strictBase64.Decode(b[:], []byte(k))
+	return err == nil && n == 32 && b != [33]byte{}
 }
 
 // FieldError is one thing wrong with a document. Pointer is a JSON pointer
@@ -103,18 +103,22 @@ func (s *State) validateUsers(v *validation) {
 }
 
 func (s *State) validatePeers(v *validation) {
-	names, keys := v.unique("name"), v.unique("public_key")
-	v4, v6 := v.unique("address4"), v.unique("address6")
-	for i := range s.Peers {
+	names := names{newUnique[string](v, "name", len(s.Peers))}
+	keys := newUnique[string](v, "public_key", len(s.Peers)+len(s.Links))
+	v4, v6 := newUnique[netip.Addr](v, "address4", len(s.Peers)), newUnique[netip.Addr](v, "address6", len(s.Peers))
+	for i := range s.Peers { // thousands: no closures and no strings but for an error
 		p := &s.Peers[i]
-		v.in("peers/"+strconv.Itoa(i), func() {
-			names.label(p.Name)
-			keys.seen(string(p.PublicKey))
-			v4.seen(p.Address4.String())
-			v6.seen(p.Address6.String())
-			p.validate(v, s)
-		})
+		v.list, v.index = "peers", i
+		names.label(p.Name)
+		keys.seen(string(p.PublicKey))
+		v4.seen(p.Address4)
+		v6.seen(p.Address6)
 	}
+	for i := range s.Peers {
+		v.list, v.index = "peers", i
+		s.Peers[i].validate(v, s, names)
+	}
+	v.list = ""
 	for i := range s.Links {
 		v.in("links/"+strconv.Itoa(i), func() { keys.seen(string(s.Links[i].PublicKey)) })
 	}
@@ -154,19 +158,33 @@ func (s *State) validateRest(v *validation) {
 
 // validation collects errors under the pointer it is in.
 type validation struct {
-	path string
+	place
 	errs []FieldError
 }
 
+// place is a JSON pointer: path, and below it an element of a list unless list
+// is empty.
+type place struct {
+	path, list string
+	index      int
+}
+
+func (p place) String() string {
+	if p.list == "" {
+		return p.path
+	}
+	return p.path + "/" + p.list + "/" + strconv.Itoa(p.index)
+}
+
 func (v *validation) in(seg string, f func()) {
-	old := v.path
-	v.path += "/" + seg
+	old := v.place
+	v.place = place{path: old.String() + "/" + seg}
 	f()
-	v.path = old
+	v.place = old
 }
 
 func (v *validation) add(field, format string, a ...any) {
-	v.addAt(v.path+"/"+field, format, a...)
+	v.addAt(v.place.String()+"/"+field, format, a...)
 }
 
 func (v *validation) addAt(pointer, format string, a ...any) {
@@ -309,31 +327,41 @@ func (v *validation) timezone(field, tz string) {
 }
 
 // unique refuses a value that an earlier element of the list holds.
-type unique struct {
+type unique[K comparable] struct {
 	v     *validation
 	field string
-	first map[string]string
+	first map[K]place
 }
 
-func (v *validation) unique(field string) unique {
-	return unique{v, field, map[string]string{}}
+func newUnique[K comparable](v *validation, field string, size int) unique[K] {
+	return unique[K]{v, field, make(map[K]place, size)}
 }
 
-func (u unique) seen(s string) {
-	if at, ok := u.first[s]; ok {
-		u.v.add(u.field, "%q is already taken by %s", clip(s), at)
+// names are unique strings.
+type names struct{ unique[string] }
+
+func (v *validation) unique(field string) names { return names{newUnique[string](v, field, 0)} }
+
+func (u unique[K]) seen(k K) {
+	if at, ok := u.first[k]; ok {
+		u.v.add(u.field, "%q is already taken by %s", clip(fmt.Sprint(k)), at)
 		return
 	}
-	u.first[s] = u.v.path
+	u.first[k] = u.v.place
 }
 
-func (u unique) label(s string) {
+func (u unique[K]) has(k K) bool {
+	_, ok := u.first[k]
+	return ok
+}
+
+func (u names) label(s string) {
 	u.v.label(u.field, s)
 	u.seen(s)
 }
 
 // user names are labels that may also hold dots and underscores.
-func (u unique) user(s string) {
+func (u names) user(s string) {
 	if !ValidUserName(s) {
 		u.v.add(u.field, "%q must be 1 to 64 of a-z, 0-9, dot, - and _, beginning with a letter", clip(s))
 	}

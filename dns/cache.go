@@ -2,6 +2,7 @@ package dns
 
 import (
 	"container/list"
+	"slices"
 	"strings"
 	"sync"
 	"time"
@@ -205,6 +206,20 @@ func (c *cache) remove(el *list.Element) {
 	e := c.lru.Remove(el).(*entry)
 	delete(c.entries, e.key)
 	c.cost -= e.cost
+}
+
+// forget drops what was learned through exits, "" being the uplink.
+func (c *cache) forget(exits []string) {
+	if len(exits) == 0 {
+		return
+	}
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	for k, el := range c.entries {
+		if slices.Contains(exits, k.exit) {
+			c.remove(el)
+		}
+	}
 }
 
 // resize changes the bound; flush empties the cache.

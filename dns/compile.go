@@ -50,6 +50,7 @@ func Compile(s *cell.State, f cell.Facts) (Views, error) {
 	}
 	c.public()
 	c.forwarders()
+	c.exits()
 	slices.SortFunc(c.v.Listen, netip.AddrPort.Compare)
 	c.v.Listen = slices.Compact(c.v.Listen)
 	slices.SortStableFunc(c.v.Zones, func(a, b Zone) int {
@@ -64,6 +65,7 @@ type compiler struct {
 	v       Views
 	domains []string // the effective domain's first
 	active  []*cell.Peer
+	targets []string // see peerTargets
 	records []Record // checked, one per admin record
 }
 
@@ -117,22 +119,6 @@ func (c *compiler) zones(view string, audience cell.View, addrs []netip.Addr, vi
 		}
 		c.add(view, apex, rr)
 	}
-}
-
-// peerNames are in order already, because c.active is: sorting all records of
-// all peers would be most of the time that a plan takes.
-func (c *compiler) peerNames(apex string) []Record {
-	rr := make([]Record, 0, 2*len(c.active))
-	for _, p := range c.active {
-		name := p.Name + "." + cell.PeersLabel + "." + apex
-		if p.Address4.IsValid() {
-			rr = append(rr, Record{name, defaultTTL, "A", p.Address4.String(), ""})
-		}
-		if p.Address6.IsValid() {
-			rr = append(rr, Record{name, defaultTTL, "AAAA", p.Address6.String(), ""})
-		}
-	}
-	return rr
 }
 
 // activePeers are those let in, by name.
@@ -215,76 +201,16 @@ func serial(rr []Record) uint32 {
 
 // sorted orders records by name, the apex first, and drops doubles.
 func sorted(rr []Record, apex string) []Record {
-	slices.SortFunc(rr, func(a, b Record) int {
+	order := func(a, b Record) int {
 		if x := strings.Compare(a.Name, b.Name); x != 0 {
 			return cmp.Or(boolOrder(a.Name != apex)-boolOrder(b.Name != apex), x)
 		}
 		return cmp.Or(strings.Compare(a.Type, b.Type), strings.Compare(a.Data, b.Data), strings.Compare(a.Service, b.Service), cmp.Compare(a.TTL, b.TTL))
-	})
+	}
+	if !slices.IsSortedFunc(rr, order) {
+		slices.SortFunc(rr, order)
+	}
 	return slices.CompactFunc(rr, func(a, b Record) bool { a.TTL = b.TTL; return a == b })
-}
-
-// peers lists the sources of the peer view. Grant lists are shared: with
-// thousands of peers most are equal.
-func (c *compiler) peers() {
-	shared := map[string][]string{}
-	for _, p := range c.active {
-		var ids []string
-		for j := range c.s.Services {
-			if svc := &c.s.Services[j]; svc.Enabled && p.Granted(svc) {
-				ids = append(ids, svc.ID)
-			}
-		}
-		slices.Sort(ids)
-		key := strings.Join(ids, ",")
-		if old, ok := shared[key]; ok {
-			ids = old
-		}
-		shared[key] = ids
-		exit := c.s.PeerWay(p, c.f)
-		if exit == cell.ExitDirect {
-			exit = ""
-		}
-		x := Peer{Name: p.Name, Exit: exit, Services: ids}
-		for _, a := range []netip.Addr{p.Address4, p.Address6} {
-			if a.IsValid() {
-				x.Addresses = append(x.Addresses, a)
-			}
-		}
-		c.v.Peers = append(c.v.Peers, x)
-	}
-}
-
-// reverse adds the tunnel's reverse zones to the peer view.
-func (c *compiler) reverse() {
-	t := c.s.Network.Tunnel
-	c.reverseOf(t.Prefix4, t.Gateway4(), func(p *cell.Peer) netip.Addr { return p.Address4 })
-	c.reverseOf(t.Prefix6, t.Gateway6(), func(p *cell.Peer) netip.Addr { return p.Address6 })
-}
-
-func (c *compiler) reverseOf(prefix netip.Prefix, gateway netip.Addr, address func(*cell.Peer) netip.Addr) {
-	apexes := reverseZones(prefix)
-	zones := make(map[string][]Record, len(apexes))
-	cut := 0 // labels of an owner name in front of its zone's apex
-	for _, z := range apexes {
-		zones[z] = make([]Record, 0, (len(c.active)+1)/len(apexes))
-		cut = strings.Count(reverseName(gateway), ".") - strings.Count(z, ".")
-	}
-	add := func(a netip.Addr, name string) {
-		if !prefix.Contains(a) {
-			return
-		}
-		owner := reverseName(a)
-		apex := trimLabels(owner, cut)
-		zones[apex] = append(zones[apex], Record{owner, defaultTTL, "PTR", name, ""})
-	}
-	add(gateway, c.domains[0])
-	for _, p := range c.active {
-		add(address(p), p.Name+"."+cell.PeersLabel+"."+c.domains[0])
-	}
-	for apex, rr := range zones {
-		c.add(peerView, apex, sorted(rr, apex))
-	}
 }
 
 // local adds the zones of the loopback (RFC 6761 §6.3, RFC 6303 §4.2).

@@ -201,6 +201,11 @@ func TestEqualSeesEveryField(t *testing.T) {
 			check(t, first, s, f, "string "+old)
 			v.SetString(old)
 			n++
+		case v.Kind() == reflect.Bool:
+			v.SetBool(!v.Bool())
+			check(t, first, s, f, "yes or no")
+			v.SetBool(!v.Bool())
+			n++
 		case v.CanUint():
 			v.SetUint(v.Uint() + 1)
 			check(t, first, s, f, "number")

@@ -89,9 +89,13 @@ func household(t testing.TB) (*cell.State, cell.Facts) {
 	f := cell.Facts{
 		Host: cell.Host{DNSPort: 53}, Uplink: cell.Uplink{Name: "up0", Addresses: []netip.Prefix{netip.MustParsePrefix("203.0.113.7/24"), netip.MustParsePrefix("fe80::7/64")}},
 		PublicAddress4: netip.MustParseAddr("203.0.113.7"), Resolvers: []netip.AddrPort{netip.MustParseAddrPort("203.0.113.1:53")},
+		Exits: map[string]cell.ExitFact{"nl": {State: cell.ExitUp, V6: true, DNS: []netip.AddrPort{exitResolver}}},
 	}
 	return s, f
 }
+
+// exitResolver is behind the household's exit.
+var exitResolver = netip.MustParseAddrPort("10.64.0.1:53")
 
 func compile(t testing.TB, s *cell.State, f cell.Facts) dns.Views {
 	t.Helper()

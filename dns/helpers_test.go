@@ -4,14 +4,17 @@ import (
 	"bufio"
 	"context"
 	"encoding/json"
+	"errors"
 	"fmt"
 	"log/slog"
 	"net"
 	"os"
 	"strings"
 	"sync"
+	"syscall"
 
 	mdns "github.com/miekg/dns"
+	"golang.org/x/sys/unix"
 
 	"github.com/personal-internet-cell/pic/cell"
 	"github.com/personal-internet-cell/pic/dns"
@@ -30,9 +33,21 @@ type did struct {
 	Status  dns.Status
 }
 
-// cellHelper serves DNS as a cell does: each line on stdin is applied.
+// cellHelper serves DNS as a cell does: each line on stdin is applied. Exits
+// are interfaces of their names.
 func cellHelper([]string) error {
-	s := dns.New(&dns.Config{Logger: slog.New(slog.NewTextHandler(os.Stderr, nil))})
+	s := dns.New(&dns.Config{
+		Logger: slog.New(slog.NewTextHandler(os.Stderr, nil)),
+		Dial: func(exit string) (dns.Dialer, error) {
+			if _, err := net.InterfaceByName(exit); err != nil {
+				return nil, err
+			}
+			return &net.Dialer{Control: func(_, _ string, c syscall.RawConn) (err error) {
+				cerr := c.Control(func(fd uintptr) { err = unix.BindToDevice(int(fd), exit) })
+				return errors.Join(cerr, err)
+			}}, nil
+		},
+	})
 	ctx, cancel := context.WithCancel(context.Background())
 	var wg sync.WaitGroup
 	wg.Go(func() { _ = s.Run(ctx) })

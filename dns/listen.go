@@ -144,6 +144,7 @@ func (l *listener) serveUDP(ctx context.Context, c *udpSocket) error {
 		if err != nil {
 			continue // nothing came for a while, or an ICMP error of an earlier answer
 		}
+		lifecycle.Fault("dns udp listener")
 		for i := 0; i < n; i++ { // after a panic, from the message behind its cause
 			l.protect(func() {
 				for ; i < n; i++ {
@@ -182,11 +183,14 @@ func (l *listener) answer(c *udpSocket, b *batch, i int) {
 	}
 }
 
-// protect keeps a panic to the one query that caused it.
-func (l *listener) protect(f func()) {
-	if err := lifecycle.Protect(l.server.log, "dns query", func() error { f(); return nil }); err != nil {
+// protect keeps a panic to the one query that caused it, and reports whether
+// there was none.
+func (l *listener) protect(f func()) bool {
+	err := lifecycle.Protect(l.server.log, "dns query", func() error { f(); return nil })
+	if err != nil {
 		l.server.counters.panicked()
 	}
+	return err == nil
 }
 
 func (l *listener) serveTCP(ctx context.Context) error {
@@ -207,16 +211,27 @@ func (l *listener) serveTCP(ctx context.Context) error {
 			continue
 		}
 		pause = 0
-		src := c.RemoteAddr().(*net.TCPAddr).AddrPort().Addr().Unmap().WithZone("")
-		if !l.admit(c, src) {
-			_ = c.Close()
-			continue
-		}
-		l.server.work.Go(func() {
-			defer l.dismiss(c, src)
-			l.protect(func() { l.serveConn(c, origin{src: src, link: connLink(c), tcp: true}) })
-		})
+		l.welcome(c)
 	}
+}
+
+// welcome answers on one connection, or closes it.
+func (l *listener) welcome(c *net.TCPConn) {
+	served := false
+	defer func() {
+		if !served { // after a panic too: nobody else would
+			_ = c.Close()
+		}
+	}()
+	lifecycle.Fault("dns tcp listener")
+	src := c.RemoteAddr().(*net.TCPAddr).AddrPort().Addr().Unmap().WithZone("")
+	if served = l.admit(c, src); !served {
+		return
+	}
+	l.server.work.Go(func() {
+		defer l.dismiss(c, src)
+		l.protect(func() { l.serveConn(c, origin{src: src, link: connLink(c), tcp: true}) })
+	})
 }
 
 func (l *listener) admit(c *net.TCPConn, src netip.Addr) bool {
@@ -250,6 +265,7 @@ func (l *listener) serveConn(c *net.TCPConn, from origin) {
 		slots   = make(chan struct{}, maxPipeline)
 	)
 	defer pending.Wait()
+	lifecycle.Fault("dns tcp connection")
 	send := func(b []byte) {
 		wmu.Lock()
 		defer wmu.Unlock()
@@ -268,14 +284,18 @@ func (l *listener) serveConn(c *net.TCPConn, from origin) {
 			return
 		}
 		var later func()
-		l.protect(func() { later = l.server.respond(b, from, send) })
+		if !l.protect(func() { later = l.server.respond(b, from, send) }) {
+			return // the client asks again at once, instead of waiting for what won't come
+		}
 		if later == nil {
 			continue
 		}
 		slots <- struct{}{}
 		pending.Go(func() {
 			defer func() { <-slots }()
-			l.protect(later)
+			if !l.protect(later) {
+				_ = c.Close()
+			}
 		})
 	}
 }

@@ -32,6 +32,8 @@ type Views struct {
 	Empty []string
 	// Forwarders are tried in order; none means that foreign names are refused.
 	Forwarders []cell.Forwarder
+	// Exits are how names travel through each exit, in order of id.
+	Exits []Exit
 	// CacheSize is the most forwarded answers kept.
 	CacheSize int
 	// RebindAllow are domains whose answers may be private addresses, with a
@@ -44,7 +46,7 @@ type Peer struct {
 	Name      string
 	Addresses []netip.Addr
 	// Exit is the id of the exit its foreign names are forwarded through;
-	// empty is the uplink.
+	// empty is the uplink, one that is not in [Views.Exits] is nowhere.
 	Exit string
 	// Services are the ids of the services whose names it sees, sorted. The
 	// slice is shared between peers with equal grants.
@@ -107,18 +109,31 @@ type Record struct {
 func (v Views) Equal(w Views) bool {
 	return slices.Equal(v.Listen, w.Listen) && v.Uplink == w.Uplink && v.CacheSize == w.CacheSize &&
 		slices.Equal(v.Empty, w.Empty) && slices.Equal(v.Forwarders, w.Forwarders) && slices.Equal(v.RebindAllow, w.RebindAllow) &&
+		slices.EqualFunc(v.Exits, w.Exits, func(a, b Exit) bool { return a.equal(&b) }) &&
 		slices.EqualFunc(v.LANs, w.LANs, func(a, b LAN) bool {
 			return a.Name == b.Name && a.Interface == b.Interface && slices.Equal(a.Prefixes, b.Prefixes)
 		}) &&
 		slices.EqualFunc(v.Bridges, w.Bridges, func(a, b Bridge) bool {
 			return a.Service == b.Service && a.Interface == b.Interface && a.Exit == b.Exit && slices.Equal(a.Prefixes, b.Prefixes)
 		}) &&
-		slices.EqualFunc(v.Peers, w.Peers, func(a, b Peer) bool {
-			return a.Name == b.Name && a.Exit == b.Exit && slices.Equal(a.Addresses, b.Addresses) && slices.Equal(a.Services, b.Services)
-		}) &&
+		equalPeers(v.Peers, w.Peers) &&
 		slices.EqualFunc(v.Zones, w.Zones, func(a, b Zone) bool {
-			return a.View == b.View && a.Apex == b.Apex && slices.Equal(a.Records, b.Records)
+			return a.View == b.View && a.Apex == b.Apex && equalRecords(a.Records, b.Records)
 		})
+}
+
+// Plans may share what did not change between them.
+func shared[T any](a, b []T) bool { return len(a) == len(b) && (len(a) == 0 || &a[0] == &b[0]) }
+
+func equalRecords(a, b []Record) bool { return shared(a, b) || slices.Equal(a, b) }
+
+func equalPeers(a, b []Peer) bool {
+	return shared(a, b) || slices.EqualFunc(a, b, func(a, b Peer) bool { return a.equal(&b) })
+}
+
+func (p *Peer) equal(o *Peer) bool {
+	return p.Name == o.Name && p.Exit == o.Exit && slices.Equal(p.Addresses, o.Addresses) &&
+		(shared(p.Services, o.Services) || slices.Equal(p.Services, o.Services))
 }
 
 // String renders the plan in zone-file notation (RFC 1035 §5); what no zone
@@ -134,6 +149,9 @@ func (v Views) String() string {
 			fmt.Fprintf(&b, " %s%s", f.ServerName, f.Path)
 		}
 		b.WriteByte('\n')
+	}
+	for i := range v.Exits {
+		v.Exits[i].write(&b)
 	}
 	if v.CacheSize > 0 {
 		fmt.Fprintf(&b, "; cache %d\n", v.CacheSize)

@@ -17,6 +17,9 @@ import (
 const (
 	attemptTimeout = 2 * time.Second
 	resolveTimeout = 5 * time.Second
+	// exitTimeout is attemptTimeout through an exit, which may be three relays
+	// around the world, and may carry TCP only.
+	exitTimeout = 4 * time.Second
 	// clientTimeout is when a stale answer is given instead of waiting on
 	// (RFC 8767 §5).
 	clientTimeout = 1800 * time.Millisecond
@@ -34,7 +37,7 @@ type resolver struct {
 	onPanic func()
 
 	mu        sync.Mutex
-	conf      []cell.Forwarder
+	conf      map[string][]cell.Forwarder // by exit, "" being the uplink
 	rebindOK  []string
 	upstreams map[string][]*upstream // by exit
 	flights   map[key]*flight
@@ -51,17 +54,32 @@ type flight struct {
 func (r *resolver) configure(v *Views) {
 	r.mu.Lock()
 	defer r.mu.Unlock()
-	changed := !slices.Equal(r.conf, v.Forwarders)
-	if changed {
-		r.conf = v.Forwarders
-		r.closeUpstreams()
+	next := map[string][]cell.Forwarder{"": v.Forwarders}
+	for i := range v.Exits {
+		if e := &v.Exits[i]; e.Up && len(e.Forwarders) > 0 {
+			next[e.ID] = e.Forwarders
+		}
+	}
+	// What an exit was told before it was down, or by other resolvers, may be
+	// meant for a place that its users no longer come from.
+	var stale []string
+	for exit, old := range r.conf {
+		if now, ok := next[exit]; !ok || !slices.Equal(old, now) {
+			stale = append(stale, exit)
+		}
+	}
+	r.conf = next
+	for _, exit := range stale {
+		closeAll(r.upstreams[exit])
+		delete(r.upstreams, exit)
 	}
 	// What was let through by an older list must not be served under this one.
-	flush := changed || !slices.Equal(r.rebindOK, v.RebindAllow)
+	flush := !slices.Equal(r.rebindOK, v.RebindAllow)
 	r.rebindOK = v.RebindAllow
-	if flush {
+	if flush || len(stale) > 0 {
 		r.startOver()
 	}
+	r.cache.forget(stale)
 	r.cache.resize(v.CacheSize, flush)
 }
 
@@ -82,11 +100,15 @@ func (r *resolver) flush() {
 // closeUpstreams is called with mu held.
 func (r *resolver) closeUpstreams() {
 	for _, us := range r.upstreams {
-		for _, u := range us {
-			u.close()
-		}
+		closeAll(us)
 	}
 	r.upstreams = map[string][]*upstream{}
+}
+
+func closeAll(us []*upstream) {
+	for _, u := range us {
+		u.close()
+	}
 }
 
 func (r *resolver) close() {
@@ -150,7 +172,7 @@ func (r *resolver) start(k key) *flight {
 	}
 	us := r.upstreams[k.exit]
 	if us == nil {
-		for _, c := range r.conf {
+		for _, c := range r.conf[k.exit] {
 			us = append(us, newUpstream(c, r.roots, func() (Dialer, error) { return r.dialer(k.exit) }))
 		}
 		r.upstreams[k.exit] = us
@@ -169,6 +191,7 @@ func (r *resolver) start(k key) *flight {
 			close(f.done)
 		}()
 		if err := lifecycle.Protect(r.log, "dns forwarder", func() error {
+			lifecycle.Fault("dns forwarder")
 			var ttl uint32
 			f.reply, ttl = r.ask(us, k, rebind)
 			r.keep(k, f.reply, ttl, epoch)
@@ -194,13 +217,17 @@ func (r *resolver) keep(k key, rep reply, ttl uint32, epoch int) {
 func (r *resolver) ask(us []*upstream, k key, rebind bool) (rep reply, ttl uint32) {
 	ctx, cancel := context.WithTimeout(r.base, resolveTimeout)
 	defer cancel()
+	attempt := attemptTimeout
+	if k.exit != "" {
+		attempt = exitTimeout
+	}
 	now := time.Now()
 	order := slices.Clone(us)
 	slices.SortStableFunc(order, func(a, b *upstream) int {
 		return boolOrder(a.resting(now)) - boolOrder(b.resting(now))
 	})
 	for _, u := range order {
-		actx, acancel := context.WithTimeout(ctx, attemptTimeout)
+		actx, acancel := context.WithTimeout(ctx, attempt)
 		m, err := u.exchange(actx, k)
 		acancel()
 		if err == nil && (m.Rcode == mdns.RcodeSuccess || m.Rcode == mdns.RcodeNameError) {

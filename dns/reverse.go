@@ -9,18 +9,19 @@ import (
 
 // reverseName is the owner name of an address's PTR record (RFC 1035 §3.5,
 // RFC 3596 §2.5).
-func reverseName(a netip.Addr) string {
+func reverseName(a netip.Addr) string { return string(appendReverse(make([]byte, 0, 73), a)) }
+
+func appendReverse(out []byte, a netip.Addr) []byte {
 	const hexDigits = "0123456789abcdef"
 	if a.Is4() {
 		b := a.As4()
-		return netip.AddrFrom4([4]byte{b[3], b[2], b[1], b[0]}).String() + ".in-addr.arpa."
+		return append(netip.AddrFrom4([4]byte{b[3], b[2], b[1], b[0]}).AppendTo(out), ".in-addr.arpa."...)
 	}
 	b := a.As16()
-	out := make([]byte, 0, 73)
 	for i := 15; i >= 0; i-- {
 		out = append(out, hexDigits[b[i]&0xf], '.', hexDigits[b[i]>>4], '.')
 	}
-	return string(out) + "ip6.arpa."
+	return append(out, "ip6.arpa."...)
 }
 
 // reverseZones are the apexes that cover a prefix: IPv4 zones are cut at

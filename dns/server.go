@@ -20,6 +20,7 @@ import (
 	"golang.org/x/sys/unix"
 
 	"github.com/personal-internet-cell/pic/cell"
+	"github.com/personal-internet-cell/pic/internal/lifecycle"
 )
 
 // Config is what a [Server] needs of the rest of the cell.
@@ -172,6 +173,7 @@ func (s *Server) respond(wire []byte, from origin, send func([]byte)) (later fun
 	if s.inject != nil {
 		s.inject(q.lower)
 	}
+	lifecycle.Fault("dns slow path")
 	t := s.tables.Load()
 	a := t.audience(from.link, from.src)
 	genuine := false
@@ -198,7 +200,7 @@ func (s *Server) respond(wire []byte, from origin, send func([]byte)) (later fun
 			send(b)
 		}
 	}
-	r, k, done := a.answer(t, &q)
+	r, k, done := a.answer(&q)
 	if done {
 		finish(r)
 		return nil
@@ -218,7 +220,7 @@ func (s *Server) respond(wire []byte, from origin, send func([]byte)) (later fun
 
 // answer says what needs no forwarder; otherwise it reports false, with the
 // aliases of ours that came first and what to ask.
-func (a *audience) answer(t *tables, q *query) (r reply, k key, done bool) {
+func (a *audience) answer(q *query) (r reply, k key, done bool) {
 	if q.rcodeEarly != 0 {
 		return reply{rcode: q.rcodeEarly}, k, true
 	}
@@ -230,22 +232,32 @@ func (a *audience) answer(t *tables, q *query) (r reply, k key, done bool) {
 	case r.chase == "":
 		return r, k, true
 	case !ours:
-		if early, done := a.foreign(t, q); done {
+		if early, done := a.foreign(q); done {
 			return early, k, true
 		}
-	case !q.rd || !a.recursive || !t.forwards:
+	case !q.rd || !a.recursive:
 		return r, k, true // the client may follow the alias itself
+	case a.down:
+		return servFail, k, true
+	case a.noV6 && q.qtype == mdns.TypeAAAA:
+		return join(q, r, withoutV6(r.chase)), k, true
+	case !a.forwards:
+		return r, k, true
 	}
 	return r, key{exit: a.exit, name: r.chase, qtype: q.qtype, do: q.do, cd: q.cd}, false
 }
 
 // foreign says what to answer at once about a name that is not ours.
-func (a *audience) foreign(t *tables, q *query) (reply, bool) {
+func (a *audience) foreign(q *query) (reply, bool) {
 	switch {
-	case !a.recursive || !q.rd || !t.forwards:
+	case !a.recursive || !q.rd || !a.forwards && !a.down:
 		return reply{rcode: mdns.RcodeRefused}, true
 	case local(q):
 		return reply{rcode: mdns.RcodeNameError}, true
+	case a.down:
+		return servFail, true
+	case a.noV6 && q.qtype == mdns.TypeAAAA:
+		return withoutV6(q.name), true
 	case q.qtype == mdns.TypeANY:
 		return reply{answer: []mdns.RR{anyAnswer(q.name)}}, true // RFC 8482 §4.2
 	}

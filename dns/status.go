@@ -90,7 +90,7 @@ func (s *Server) Notices() []cell.Notice {
 			})
 		}
 	}
-	return out
+	return append(out, exitNotices(&s.tables.Load().plan)...)
 }
 
 func (c *cache) status() CacheStatus {
@@ -121,7 +121,8 @@ func (r *resolver) status() []ForwarderStatus {
 type counters struct {
 	panics, dropped atomic.Uint64
 	limited, quicks atomic.Uint64
-	answers         [5][24]atomic.Uint64 // by place in labels, and response code
+	answers         [5]answerCounts // of audiences without an exit, by place in labels and response code
+	byExit          exitCounters
 }
 
 // labels are the audiences that answers are counted by. It is read-only.
@@ -132,6 +133,10 @@ func (c *counters) panicked() { c.panics.Add(1) }
 func (c *counters) count(a *audience, rcode int) {
 	i := len(labels) - 1
 	if a != nil {
+		if a.exit != "" {
+			c.byExit.count(a, rcode)
+			return
+		}
 		i = slices.Index(labels[:], a.label)
 	}
 	c.answers[i][min(rcode, 23)].Add(1)
@@ -143,22 +148,21 @@ func (c *counters) quick(a *audience) {
 	c.count(a, mdns.RcodeSuccess)
 }
 
+// snapshot sums the answers over the exits.
 func (c *counters) snapshot() map[string]map[string]uint64 {
 	out := map[string]map[string]uint64{}
-	for i, label := range labels {
-		m := map[string]uint64{}
-		for code := range c.answers[i] {
-			if n := c.answers[i][code].Load(); n > 0 {
-				name := mdns.RcodeToString[code]
-				if code == mdns.RcodeBadVers {
-					name = "BADVERS"
-				}
-				m[cmp.Or(name, strconv.Itoa(code))] = n
-			}
+	for _, q := range c.list() {
+		if out[q.View] == nil {
+			out[q.View] = map[string]uint64{}
 		}
-		if len(m) > 0 {
-			out[label] = m
-		}
+		out[q.View][q.RCode] += q.Count
 	}
 	return out
+}
+
+func rcodeName(code int) string {
+	if code == mdns.RcodeBadVers {
+		return "BADVERS"
+	}
+	return cmp.Or(mdns.RcodeToString[code], strconv.Itoa(code))
 }

@@ -16,13 +16,15 @@ import (
 // built, but for wire forms that are filled in when first asked for.
 type tables struct {
 	plan     Views
-	peers    map[netip.Addr]*audience
+	peers    map[netip.Addr]int32 // into kinds
+	kinds    []*audience          // of peers: one for all that see the same
+	kindIDs  map[string]int32     // into kinds, see kindKey
 	lans     []lanAudience
 	internet *audience
 	bridges  map[string]lanAudience // by interface
 	uplink   string
-	forwards bool // foreign names can be asked of somebody
 	built    map[zoneKey]*zone
+	empty    map[string]*zone
 }
 
 // audience is who asks: what it sees and how its foreign names travel.
@@ -33,6 +35,9 @@ type audience struct {
 	services  []string // visible services, sorted
 	exit      string
 	recursive bool
+	forwards  bool // foreign names can be asked of somebody
+	down      bool // they can't, because of its exit
+	noV6      bool // foreign names have no IPv6 addresses
 }
 
 type lanAudience struct {
@@ -47,6 +52,7 @@ type zone struct {
 	from  []Record // what it was built from; read-only
 	soa   mdns.RR
 	nodes map[string]*node
+	own   map[*node]bool // while growing: the nodes not shared, see grown
 }
 
 // node is a name that exists, if only because names below it do (RFC 4592
@@ -76,13 +82,16 @@ func (a *audience) sees(service string) bool {
 // buildTables compiles the plan. Zones that old already holds are taken over.
 func buildTables(v Views, old *tables) (*tables, error) {
 	t := &tables{
-		plan: v, peers: make(map[netip.Addr]*audience, 2*len(v.Peers)), uplink: v.Uplink, bridges: make(map[string]lanAudience, len(v.Bridges)),
-		forwards: len(v.Forwarders) > 0, built: make(map[zoneKey]*zone, len(v.Zones)),
+		plan: v, uplink: v.Uplink, bridges: make(map[string]lanAudience, len(v.Bridges)),
+		built: make(map[zoneKey]*zone, len(v.Zones)),
 	}
 	views := map[string]map[string]*zone{}
 	for i := range v.Zones {
 		z := &v.Zones[i]
 		built := old.same(z)
+		if built == nil {
+			built = old.grown(z)
+		}
 		if built == nil {
 			var err error
 			if built, err = buildZone(z); err != nil {
@@ -95,26 +104,27 @@ func buildTables(v Views, old *tables) (*tables, error) {
 		views[z.View][z.Apex] = built
 		t.built[zoneKey{z.View, z.Apex}] = built
 	}
-	empty := make(map[string]*zone, len(v.Empty))
-	for _, apex := range v.Empty {
-		empty[apex] = emptyZone(apex)
+	if old != nil && slices.Equal(old.plan.Empty, v.Empty) {
+		t.empty = old.empty
 	}
-	for _, p := range v.Peers {
-		a := &audience{label: string(cell.ViewPeer), zones: views[peerView], empty: empty, services: p.Services, exit: p.Exit, recursive: true}
-		for _, addr := range p.Addresses {
-			t.peers[addr] = a
+	if t.empty == nil {
+		t.empty = make(map[string]*zone, len(v.Empty))
+		for _, apex := range v.Empty {
+			t.empty[apex] = emptyZone(apex)
 		}
 	}
+	empty := t.empty
+	t.seatPeers(old, views[peerView])
 	for _, l := range v.LANs {
 		t.lans = append(t.lans, lanAudience{
 			l.Interface, l.Prefixes,
-			&audience{label: string(cell.ViewLAN), zones: views[lanView(l.Name)], empty: empty, recursive: true},
+			(&audience{label: string(cell.ViewLAN), zones: views[lanView(l.Name)], empty: empty}).leave(&v, ""),
 		})
 	}
 	for _, b := range v.Bridges {
 		t.bridges[b.Interface] = lanAudience{
 			b.Interface, b.Prefixes,
-			&audience{label: audienceService, zones: views[bridgeView(b.Service)], empty: empty, exit: b.Exit, recursive: true},
+			(&audience{label: audienceService, zones: views[bridgeView(b.Service)], empty: empty}).leave(&v, b.Exit),
 		}
 	}
 	if v.Uplink != "" {
@@ -129,7 +139,7 @@ func (t *tables) same(z *Zone) *zone {
 		return nil
 	}
 	o, ok := t.built[zoneKey{z.View, z.Apex}]
-	if !ok || !slices.Equal(o.from, z.Records) {
+	if !ok || !equalRecords(o.from, z.Records) {
 		return nil
 	}
 	return o
@@ -138,20 +148,27 @@ func (t *tables) same(z *Zone) *zone {
 func buildZone(z *Zone) (*zone, error) {
 	out := &zone{from: z.Records, nodes: make(map[string]*node, len(z.Records))}
 	for i := range z.Records {
-		r := &z.Records[i]
-		rr, err := r.rr()
-		if err != nil {
+		if err := out.record(z.Apex, &z.Records[i]); err != nil {
 			return nil, err
 		}
-		if rr.Header().Rrtype == mdns.TypeSOA {
-			out.soa = rr
-		}
-		out.insert(z.Apex, r.Name, rr, r.Service)
 	}
 	if out.soa == nil {
 		return nil, fmt.Errorf("building the zone %s: it has no SOA record", z.Apex)
 	}
 	return out, nil
+}
+
+// record adds one record of the plan.
+func (z *zone) record(apex string, r *Record) error {
+	rr, err := r.rr()
+	if err != nil {
+		return err
+	}
+	if rr.Header().Rrtype == mdns.TypeSOA {
+		z.soa = rr
+	}
+	z.insert(apex, r.Name, rr, r.Service)
+	return nil
 }
 
 func (z *zone) insert(apex, name string, rr mdns.RR, service string) {
@@ -191,6 +208,9 @@ func (z *zone) at(name string) *node {
 		n = &node{}
 		z.nodes[name] = n
 	}
+	if z.own != nil {
+		n = z.ownNode(name, n)
+	}
 	return n
 }
 
@@ -215,7 +235,10 @@ func emptyZone(apex string) *zone {
 func (t *tables) audience(link string, src netip.Addr) *audience {
 	src = src.Unmap()
 	if link == cell.TunnelLink {
-		return t.peers[src] // cryptokey routing proves the source
+		if i, ok := t.peers[src]; ok { // cryptokey routing proves the source
+			return t.kinds[i]
+		}
+		return nil
 	}
 	if b, ok := t.bridges[link]; ok {
 		// A bridge is one audience: no other source on it is anybody's, even if

@@ -120,7 +120,13 @@ func (u *upstream) exchange(ctx context.Context, k key) (*mdns.Msg, error) {
 	case cell.ForwardHTTPS:
 		return u.overHTTPS(ctx, q)
 	}
-	m, err := u.overUDP(ctx, q)
+	uctx, cancel := ctx, context.CancelFunc(func() {})
+	if k.exit != "" {
+		// Half the time is for TCP: the exit may swallow UDP.
+		uctx, cancel = context.WithTimeout(ctx, exitTimeout/2)
+	}
+	m, err := u.overUDP(uctx, q)
+	cancel()
 	if err == nil && !m.Truncated {
 		return m, nil
 	}

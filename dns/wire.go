@@ -5,6 +5,8 @@ import (
 	"time"
 
 	mdns "github.com/miekg/dns"
+
+	"github.com/personal-internet-cell/pic/internal/lifecycle"
 )
 
 // The short way: the common question, met by an answer that is kept in wire
@@ -21,6 +23,8 @@ type wired struct {
 	// against it, and would take over its case.
 	exact bool
 	ttls  []int // offsets into body
+	// soa is the record that a negative answer was made with, see absent.
+	soa mdns.RR
 }
 
 // newWired packs what answers a question for name, which is in lower case;
@@ -67,11 +71,13 @@ func (s *rrset) wireOf(name []byte) *wired {
 	return w
 }
 
-// absent is the answer for a type that the name doesn't have.
+// absent is the answer for a type that the name doesn't have. A zone shares its
+// nodes with the one it grew from, whose SOA record is another.
 func (n *node) absent(z *zone, name []byte) *wired {
 	w := n.nodata.Load()
-	if w == nil {
+	if w == nil || w.soa != z.soa {
 		if w = newWired(string(name), mdns.TypeNone, nil, []mdns.RR{z.negative()}); w != nil {
+			w.soa = z.soa
 			n.nodata.Store(w)
 		}
 	}
@@ -176,6 +182,7 @@ func (s *Server) quick(wire []byte, from origin, out []byte) []byte {
 	if a == t.internet && len(w.body)+q.end+11 > amplification*len(wire) {
 		return nil
 	}
+	lifecycle.Fault("dns fast path")
 	limited := a == t.internet && !s.rate.take(from.src, time.Now())
 	out = q.header(out, wire, a, w, true, limited)
 	if limited {
@@ -191,7 +198,7 @@ func (s *Server) quick(wire []byte, from origin, out []byte) []byte {
 func (s *Server) quickCached(t *tables, a *audience, q *plain, wire, out []byte) []byte {
 	name := q.name[:q.length]
 	// A name of one label may mean something on a local network only.
-	if !a.recursive || !t.forwards || wire[2]&1 == 0 || !dotted(name) {
+	if !a.recursive || !a.forwards || wire[2]&1 == 0 || !dotted(name) || a.noV6 && q.qtype == mdns.TypeAAAA {
 		return nil
 	}
 	w, age, ok := s.resolver.cache.wired(a.exit, name, q.qtype, q.do, wire[3]&0x10 != 0, time.Now(), q)

@@ -55,9 +55,13 @@ func (t *Table) marker() string {
 // because a program that changes its own tables all the time must not keep us
 // from ours. cut collects the sessions
 // that the change takes the ground from; nil where nobody asks.
-func applyTable(ctx context.Context, t *Table, cut *[]session) (bool, error) {
+// k is brought up to what was seen; nil where nobody keeps it.
+func applyTable(ctx context.Context, k *knowledge, t *Table, cut *[]session) (bool, error) {
+	if k == nil {
+		k = &knowledge{}
+	}
 	for try := 1; ; try++ {
-		changed, lost, err := tryTable(t, cut != nil, try < tries)
+		changed, lost, err := tryTable(k, t, cut != nil, try < tries)
 		switch {
 		case err == nil:
 			if cut != nil {
@@ -70,6 +74,7 @@ func applyTable(ctx context.Context, t *Table, cut *[]session) (bool, error) {
 			}
 			continue
 		}
+		k.forget()
 		// An error is no proof that nothing happened: acknowledgements can be
 		// lost (ENOBUFS) after the commit. The kernel knows.
 		if same, again := tableMatches(t); again == nil && same {
@@ -95,7 +100,7 @@ func pause(ctx context.Context, d time.Duration) error {
 
 // tryTable makes and commits one batch, of one generation of the ruleset when
 // strict. lost is set even when committing failed.
-func tryTable(t *Table, sessions, strict bool) (changed bool, lost []session, err error) {
+func tryTable(k *knowledge, t *Table, sessions, strict bool) (changed bool, lost []session, err error) {
 	c, err := dialNFT()
 	if err != nil {
 		return false, nil, err
@@ -123,6 +128,8 @@ func tryTable(t *Table, sessions, strict bool) (changed bool, lost []session, er
 		// The library does not tell when a dump was interrupted by a change.
 		if now, err := c.GetGen(); err != nil || (strict && now.ID != gen.ID) {
 			return false, nil, cmp.Or(err, error(unix.ERESTART))
+		} else if now.ID == gen.ID {
+			k.note(t, gen.ID, time.Now())
 		}
 		return false, nil, nil
 	}
@@ -135,9 +142,17 @@ func tryTable(t *Table, sessions, strict bool) (changed bool, lost []session, er
 		return false, nil, err
 	}
 	if !strict {
+		k.forget()
 		return true, lost, c.Flush()
 	}
-	return true, lost, c.FlushWithGenID(gen.ID)
+	if err := c.FlushWithGenID(gen.ID); err != nil {
+		return true, lost, err
+	}
+	delete(k.tables, t.Name) // it is read back before anything relies on it
+	if now, err := c.GetGen(); err != nil || !k.step(gen.ID, now.ID) {
+		k.forget()
+	}
+	return true, lost, nil
 }
 
 // queue adds the whole table to the batch, in place of what is there.

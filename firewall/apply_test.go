@@ -20,8 +20,8 @@ const waitFor = 10 * time.Second
 
 func TestMain(m *testing.M) {
 	netnstest.Main(m, netnstest.Helpers{
-		"apply": applyHelper, "send": sendHelper, "relay": relayHelper, "dial": dialHelper,
-		"serve": serveHelper, "watch": watchHelper, "flap": flapHelper, "storm": stormHelper, "early": earlyHelper,
+		"apply": applyHelper, "live": liveHelper, "send": sendHelper, "relay": relayHelper, "dial": dialHelper,
+		"serve": serveHelper, "watch": watchHelper, "flap": flapHelper, "storm": stormHelper, "early": earlyHelper, "hear": hearHelper,
 	})
 }
 

@@ -197,9 +197,11 @@ func neighbours() Rule {
 }
 
 // relayChains send TCP of a dialed exit to its relay, and UDP where its relay
-// takes that, which is learned: one element. Everything that is not for the
-// relay goes on to routing, where the exit table delivers it here and the guard
-// rejects it.
+// takes that, which is learned: one element. What no relay carries is refused
+// here, before routing, because behind it IPv4 would be silent: an exit table
+// delivers the packet to this machine, Linux then takes its destination for the
+// source of the ICMP error, and finds no route from an address that is not its
+// own. TCP without a listening relay goes on, to the guard's reset.
 func (c *compiler) relayChains() []Chain {
 	var out []Chain
 	for i := range c.s.Exits {
@@ -219,6 +221,10 @@ func (c *compiler) relayChains() []Chain {
 				Rule{Match: []Match{is(L4Proto, num(protoUDP)), in("udp_relay", Mark)}, Comment: "relay " + e.ID, Do: do, Pointer: at("exits", i, "")},
 			)
 		}
+		ch.Rules = append(ch.Rules, Rule{
+			Match: []Match{not(L4Proto, num(protoTCP))}, Count: true, Do: Action{Kind: Reject}, Comment: "relay: not carried",
+			Why: string(FromOurs) + " to " + string(ToInternet) + ": ICMP, UDP that the exit does not carry, and all else through a dialed exit", Pointer: at("exits", i, ""),
+		})
 		out = append(out, ch)
 	}
 	return out

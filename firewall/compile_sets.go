@@ -3,6 +3,7 @@ package firewall
 import (
 	"net/netip"
 	"slices"
+	"strconv"
 
 	"github.com/personal-internet-cell/pic/cell"
 )
@@ -128,12 +129,7 @@ func families(n string, ps []prefixAt) []Set {
 // markSets say by which exit each source leaves.
 func (c *compiler) markSets() []Set {
 	m4, m6 := Set{Name: "mark4", Key: []Field{SAddr4}, Data: []Field{Mark}}, Set{Name: "mark6", Key: []Field{SAddr6}, Data: []Field{Mark}}
-	for _, i := range c.peers {
-		p := &c.s.Peers[i]
-		mark := []Value{num(c.s.MarkOf(c.s.PeerWay(p, &c.f)))}
-		m4.Elements = append(m4.Elements, Element{Key: []Value{addr(p.Address4)}, Data: mark, Pointer: at("peers", i, "exit")})
-		m6.Elements = append(m6.Elements, Element{Key: []Value{addr(p.Address6)}, Data: mark, Pointer: at("peers", i, "exit")})
-	}
+	m4.Elements, m6.Elements = c.peerMarks()
 	s4 := Set{Name: "service_mark4", Key: []Field{InIf, SAddr4}, Data: []Field{Mark}, Interval: true}
 	s6 := Set{Name: "service_mark6", Key: []Field{InIf, SAddr6}, Data: []Field{Mark}, Interval: true}
 	for _, i := range c.bridges {
@@ -162,6 +158,35 @@ func (c *compiler) markSets() []Set {
 		}
 	}
 	return []Set{m4, m6, s4, s6, relay, udp, c.way("way")}
+}
+
+// peerMarks are the elements of mark4 and mark6. There may be thousands, so
+// they share what they are made of: one list of values, one text of pointers.
+func (c *compiler) peerMarks() (v4, v6 []Element) {
+	n := len(c.peers)
+	v4, v6 = make([]Element, 0, n), make([]Element, 0, n)
+	values := make([]Value, 0, 2*n)
+	marks := make(map[string][]Value, len(c.s.Exits)+2)
+	text, ends := make([]byte, 0, n*len("/peers/00000/exit")), make([]int, 0, n)
+	for _, i := range c.peers {
+		text = append(strconv.AppendInt(append(text, "/peers/"...), int64(i), 10), "/exit"...)
+		ends = append(ends, len(text))
+	}
+	pointers, begin := string(text), 0
+	for k, i := range c.peers {
+		p := &c.s.Peers[i]
+		exit := p.ExitNow(&c.f)
+		mark, ok := marks[exit]
+		if !ok {
+			mark = []Value{num(c.s.MarkOf(c.s.Way(exit, &c.f)))}
+			marks[exit] = mark
+		}
+		values = append(values, addr(p.Address4), addr(p.Address6))
+		v4 = append(v4, Element{Key: values[2*k : 2*k+1 : 2*k+1], Data: mark, Pointer: pointers[begin:ends[k]]})
+		v6 = append(v6, Element{Key: values[2*k+1 : 2*k+2 : 2*k+2], Data: mark, Pointer: pointers[begin:ends[k]]})
+		begin = ends[k]
+	}
+	return v4, v6
 }
 
 // way pairs each mark with the one interface it may leave by.

@@ -8,6 +8,7 @@ import (
 	"slices"
 	"sync"
 	"sync/atomic"
+	"time"
 
 	"golang.org/x/sys/unix"
 
@@ -25,8 +26,9 @@ type Config struct {
 type Controller struct {
 	log *slog.Logger
 
-	mu  sync.Mutex // held through Apply and Flush
-	cut []session  // to be ended, kept when an Apply stops early
+	mu    sync.Mutex // held through Apply and Flush
+	cut   []session  // to be ended, kept when an Apply stops early
+	known knowledge  // guarded by mu
 
 	// sysctls are those of the last policy that was applied, for Watch.
 	sysctls atomic.Pointer[[]Sysctl]
@@ -34,6 +36,7 @@ type Controller struct {
 	earlyEnded bool // the early table is known to be gone; guarded by mu
 
 	notices noticeBoard
+	changes changes // of the last Apply
 }
 
 // New returns a controller that has touched nothing yet.
@@ -51,17 +54,18 @@ func (c *Controller) Apply(ctx context.Context, p Policy) (changed bool, err err
 	if err := mayAdminister(); err != nil {
 		return false, err
 	}
+	c.changes.reset()
 	p = p.forKernel()
 	c.sysctls.Store(nil) // a parameter that can't be set is retried by the caller's clock
 	steps := []struct {
 		doing string
 		run   func() (bool, error)
 	}{
-		{"applying the guard table", func() (bool, error) { return applyTable(ctx, &p.Guard, nil) }},
+		{"applying the guard table", func() (bool, error) { return c.applyTable(ctx, &p.Guard, nil) }},
 		{"adding policy rules", func() (bool, error) { return addRules(p.Rules) }},
 		{"adding unreachable routes", func() (bool, error) { return addRoutes(p.Routes, func(r Route) bool { return r.Kind != Unicast }) }},
-		{"applying the rule table", func() (bool, error) { return applyTable(ctx, &p.Main, &c.cut) }},
-		{"applying the accounting table", func() (bool, error) { return applyTable(ctx, &p.Acct, nil) }},
+		{"applying the rule table", func() (bool, error) { return c.applyTable(ctx, &p.Main, &c.cut) }},
+		{"applying the accounting table", func() (bool, error) { return c.applyTable(ctx, &p.Acct, nil) }},
 		{"adding routes", func() (bool, error) { return addRoutes(p.Routes, func(r Route) bool { return r.Kind == Unicast }) }},
 		{"removing policy rules", func() (bool, error) { return removeRules(p.Rules) }},
 		{"removing routes", func() (bool, error) { return removeRoutes(p.Routes) }},
@@ -78,6 +82,7 @@ func (c *Controller) Apply(ctx context.Context, p Policy) (changed bool, err err
 		}
 		did, err := s.run()
 		if did {
+			c.changes.note(s.doing)
 			c.log.Debug("changed the kernel", "step", s.doing)
 		}
 		changed = changed || did
@@ -139,14 +144,8 @@ func (c *Controller) verify(p Policy, changed bool) error {
 	if !changed && len(p.Forwarding) == 0 {
 		return nil
 	}
-	for _, t := range []*Table{&p.Guard, &p.Main, &p.Acct} {
-		same, err := tableMatches(t)
-		if err != nil {
-			return err
-		}
-		if !same {
-			return fmt.Errorf("table %s is not as it was written: another program changes it", t.Name)
-		}
+	if err := c.verifyTables(&p.Guard, &p.Main, &p.Acct); err != nil {
+		return err
 	}
 	have, err := listRules()
 	if err != nil {
@@ -168,6 +167,41 @@ func (c *Controller) verify(p Policy, changed bool) error {
 		}
 	}
 	return nil
+}
+
+// verifyTables reads back the tables that are not known to be as written.
+func (c *Controller) verifyTables(tables ...*Table) error {
+	if c.knownNow(tables...) {
+		return nil
+	}
+	before, err := generation()
+	if err != nil {
+		return err
+	}
+	for _, t := range tables {
+		same, err := tableMatches(t)
+		if err != nil {
+			return err
+		}
+		if !same {
+			return fmt.Errorf("table %s is not as it was written: another program changes it", t.Name)
+		}
+	}
+	if after, err := generation(); err == nil && before == after {
+		for _, t := range tables {
+			c.known.note(t, after, time.Now())
+		}
+	}
+	return nil
+}
+
+// applyTable makes one table equal to the plan, by what is known of it or by
+// reading it.
+func (c *Controller) applyTable(ctx context.Context, t *Table, cut *[]session) (bool, error) {
+	if done, changed := c.patch(t, cut); done {
+		return changed, nil
+	}
+	return applyTable(ctx, &c.known, t, cut)
 }
 
 // Flush removes everything of ours from the kernel: tables, policy rules and

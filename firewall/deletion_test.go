@@ -292,6 +292,7 @@ var layers = []struct {
 	{`pic_guard input: guard: unsolicited from an exit/0`, []string{`pic in_exit: exit: closed/0`, `policy pic input`, `pic input: any other interface/0`}, "holds while table pic is replaced"},
 	{`pic in_exit: exit: closed/0`, []string{`pic_guard input: guard: unsolicited from an exit/0`}, "the packet table's row; the guard holds while it is replaced"},
 	{`pic in_(lan|uplink): (lan|uplink): closed/0`, []string{`policy pic input`}, "counts what the chain's policy drops"},
+	{`pic_guard input: relay: not carried/0`, []string{`pic relay_\w+: relay: not carried/0`}, "holds while table pic is replaced, without an answer in IPv4"},
 	{`pic_guard input: relay: down/0`, []string{`pic_guard input: relay: not carried/0`}, "TCP is told by a reset instead of an ICMP error"},
 	{`pic_acct postrouting: leak/\d`, []string{`rule (10|30).*`, `pic from_peer: peer: no way/0`, `pic_guard forward: guard: another way/0`, `policy pic forward`}, "counts what must not happen: the kill switch's other layers let nothing get here"},
 	{`route (1[345]\d) (\S+) kind 2`, []string{`route $1 $2 kind 1`}, "remains when something takes the local route away"},

@@ -29,6 +29,9 @@ const (
 // With on false the rules are removed. What goes wrong is a notice: a firewall
 // of others must not hold up ours.
 func (c *Controller) passDocker(on bool) (changed bool) {
+	if c.known.passed != nil && *c.known.passed == on && c.still() {
+		return false
+	}
 	var errs []error
 	for _, family := range []nftables.TableFamily{nftables.TableFamilyIPv4, nftables.TableFamilyIPv6} {
 		did, err := passDockerIn(family, on)
@@ -40,6 +43,9 @@ func (c *Controller) passDocker(on bool) (changed bool) {
 		Code: "firewall_docker", Subject: dockerUser, Severity: cell.Warning,
 		Text: fmt.Sprintf("Docker's firewall drops what peers send, and letting it through did not work: %v. %s", err, dockerCure),
 	}, err != nil)
+	if err == nil && !changed && c.still() {
+		c.known.passed = &on
+	}
 	return changed
 }
 

@@ -39,6 +39,38 @@ func rulesAndRoutes(n *netnstest.NS) string {
 	return out
 }
 
+// drifts are what others may do to a settled household.
+var drifts = []struct{ name, command string }{
+	{"table pic deleted", "nft delete table inet pic"},
+	{"guard table deleted", "nft delete table inet pic_guard"},
+	{"accounting table deleted", "nft delete table inet pic_acct"},
+	{"everything flushed", "nft flush ruleset"},
+	{"chain flushed", "nft flush chain inet pic_guard forward"},
+	{"rule inserted", "nft insert rule inet pic forward accept"},
+	{"rule replaced", `h=$(nft -a list chain inet pic_guard forward | sed -n '/no mark/s/.*handle //p'); nft replace rule inet pic_guard forward handle $h accept`},
+	{"policy opened", "nft 'add chain inet pic forward { policy accept; }'"},
+	{"peer deleted from the map", "nft delete element inet pic mark4 { 10.17.0.3 }"},
+	{"peer added to the map", "nft add element inet pic mark4 { 10.17.0.77 : 0x2 }"},
+	{"peer moved in the map", "nft delete element inet pic mark4 { 10.17.0.3 } ';' add element inet pic mark4 { 10.17.0.3 : 0x2 }"},
+	{"range deleted", "nft delete element inet pic_guard ours4 { 10.17.0.0/24 }"},
+	{"range added", "nft add element inet pic_guard ours4 { 10.44.0.0/16 }"},
+	{"service's range deleted", "nft delete element inet pic service_mark4 { \"br-mail\" . 172.20.1.0/24 }"},
+	{"ingress turned", "nft delete element inet pic input_from { pic0 } ';' add element inet pic input_from { pic0 : goto from_lan }"},
+	{"way added", "nft add element inet pic_guard way { 0x10 . eth0 }"},
+	{"all policy rules deleted", "ip rule flush; ip rule add pref 32766 lookup main; ip rule add pref 32767 lookup default; ip rule show | grep -q 'lookup local' || ip rule add pref 0 lookup local"},
+	{"prohibit turned into a look-up", "ip rule del pref 1033; ip rule add pref 1033 fwmark 0x10/0xff lookup main protocol 112"},
+	{"an IPv6 rule deleted", "ip -6 rule del pref 90 iif pic0"},
+	{"a rule added in our name", "ip rule add pref 50 from 10.17.0.3 to 198.51.100.0/24 lookup main protocol 112"},
+	{"exit route deleted", "ip route del default dev wg_ext0 table 110"},
+	{"exit route turned to the uplink", "ip route replace default via 192.0.2.1 dev eth0 metric 100 table 110"},
+	{"route smuggled into an exit table", "ip route add 198.51.100.0/24 via 192.0.2.1 dev eth0 table 110"},
+	{"IPv6 route smuggled in", "ip -6 route add 2001:db8:99::/64 via 2001:db8:1::1 dev eth0 table 110"},
+	{"unreachable deleted", "ip -6 route del unreachable default table 110 metric 4294967295"},
+	{"relay table flushed", "ip route flush table 130"},
+	{"reverse-path filter", "echo 1 > /proc/sys/net/ipv4/conf/pic0/rp_filter"},
+	{"forwarding off", "echo 0 > /proc/sys/net/ipv4/ip_forward"},
+}
+
 // What others delete or change is put back by the next Apply, and only that.
 func TestDriftIsRepaired(t *testing.T) {
 	t.Parallel()
@@ -46,36 +78,7 @@ func TestDriftIsRepaired(t *testing.T) {
 	s, f := household(), facts(cell.ScopeFull)
 	l.apply(s, f)
 	want := snapshot(l.router)
-	for _, c := range []struct{ name, command string }{
-		{"table pic deleted", "nft delete table inet pic"},
-		{"guard table deleted", "nft delete table inet pic_guard"},
-		{"accounting table deleted", "nft delete table inet pic_acct"},
-		{"everything flushed", "nft flush ruleset"},
-		{"chain flushed", "nft flush chain inet pic_guard forward"},
-		{"rule inserted", "nft insert rule inet pic forward accept"},
-		{"rule replaced", `h=$(nft -a list chain inet pic_guard forward | sed -n '/no mark/s/.*handle //p'); nft replace rule inet pic_guard forward handle $h accept`},
-		{"policy opened", "nft 'add chain inet pic forward { policy accept; }'"},
-		{"peer deleted from the map", "nft delete element inet pic mark4 { 10.17.0.3 }"},
-		{"peer added to the map", "nft add element inet pic mark4 { 10.17.0.77 : 0x2 }"},
-		{"peer moved in the map", "nft delete element inet pic mark4 { 10.17.0.3 } ';' add element inet pic mark4 { 10.17.0.3 : 0x2 }"},
-		{"range deleted", "nft delete element inet pic_guard ours4 { 10.17.0.0/24 }"},
-		{"range added", "nft add element inet pic_guard ours4 { 10.44.0.0/16 }"},
-		{"service's range deleted", "nft delete element inet pic service_mark4 { \"br-mail\" . 172.20.1.0/24 }"},
-		{"ingress turned", "nft delete element inet pic input_from { pic0 } ';' add element inet pic input_from { pic0 : goto from_lan }"},
-		{"way added", "nft add element inet pic_guard way { 0x10 . eth0 }"},
-		{"all policy rules deleted", "ip rule flush; ip rule add pref 32766 lookup main; ip rule add pref 32767 lookup default; ip rule show | grep -q 'lookup local' || ip rule add pref 0 lookup local"},
-		{"prohibit turned into a look-up", "ip rule del pref 1033; ip rule add pref 1033 fwmark 0x10/0xff lookup main protocol 112"},
-		{"an IPv6 rule deleted", "ip -6 rule del pref 90 iif pic0"},
-		{"a rule added in our name", "ip rule add pref 50 from 10.17.0.3 to 198.51.100.0/24 lookup main protocol 112"},
-		{"exit route deleted", "ip route del default dev wg_ext0 table 110"},
-		{"exit route turned to the uplink", "ip route replace default via 192.0.2.1 dev eth0 metric 100 table 110"},
-		{"route smuggled into an exit table", "ip route add 198.51.100.0/24 via 192.0.2.1 dev eth0 table 110"},
-		{"IPv6 route smuggled in", "ip -6 route add 2001:db8:99::/64 via 2001:db8:1::1 dev eth0 table 110"},
-		{"unreachable deleted", "ip -6 route del unreachable default table 110 metric 4294967295"},
-		{"relay table flushed", "ip route flush table 130"},
-		{"reverse-path filter", "echo 1 > /proc/sys/net/ipv4/conf/pic0/rp_filter"},
-		{"forwarding off", "echo 0 > /proc/sys/net/ipv4/ip_forward"},
-	} {
+	for _, c := range drifts {
 		l.router.Sh(c.command)
 		if snapshot(l.router) == want {
 			t.Errorf("%s: nothing broke, so the case proves nothing", c.name)

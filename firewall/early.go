@@ -54,7 +54,7 @@ func EarlyBoot(ctx context.Context, scope cell.Scope) (changed bool, err error) 
 		return false, err
 	}
 	t := early(scope)
-	changed, err = applyTable(ctx, &t, nil)
+	changed, err = applyTable(ctx, nil, &t, nil)
 	if err != nil {
 		return changed, fmt.Errorf("closing the machine before the cell is up: %w", explain(err))
 	}

@@ -58,9 +58,10 @@ func (t *Table) finish() error {
 			return fmt.Errorf("two sets are named %s", s.Name)
 		}
 		sets[s.Name] = s
-		slices.SortStableFunc(s.Elements, func(a, b Element) int {
-			return bytes.Compare(encode(s.Key, a.Key), encode(s.Key, b.Key))
-		})
+		byKey := func(a, b Element) int { return compareKeys(s.Key, a.Key, b.Key) }
+		if !slices.IsSortedFunc(s.Elements, byKey) { // peers are, most of the time
+			slices.SortStableFunc(s.Elements, byKey)
+		}
 		s.Elements = slices.CompactFunc(s.Elements, func(a, b Element) bool { return slices.Equal(a.Key, b.Key) })
 	}
 	chains := map[string]bool{}
@@ -82,6 +83,23 @@ func (t *Table) finish() error {
 		}
 	}
 	return nil
+}
+
+// compareKeys orders keys as their encodings are ordered.
+func compareKeys(fs []Field, a, b []Value) int {
+	for i, f := range fs {
+		k := fields[f].kind
+		if k == kindAddr4 || k == kindAddr6 {
+			if n := a[i].Addr.Compare(b[i].Addr); n != 0 {
+				return n
+			}
+		} else if a[i] != b[i] {
+			if n := bytes.Compare(k.bytes(a[i]), k.bytes(b[i])); n != 0 {
+				return n
+			}
+		}
+	}
+	return 0
 }
 
 func (r *Rule) check(sets map[string]*Set, chains map[string]bool) error {

@@ -19,7 +19,7 @@ func (c *Controller) look(p Policy) {
 		Text: "The kernel drops answers that come back through exits, because net.ipv4.conf.all.rp_filter is 1. Set it to 0 or 2 in /etc/sysctl.d.",
 	},
 		forwards && strictReversePath())
-	foreign, found := foreignDrop()
+	foreign, found := c.foreignDrop()
 	c.notices.set(cell.Notice{
 		Code: "firewall_foreign_drop", Subject: "forward", Severity: cell.Warning,
 		Text: fmt.Sprintf("Another program's firewall (%s) drops what it does not know, so peers may not get out although the cell lets them. With ufw: ufw route allow in on pic0; ufw route allow out on pic0. With iptables: iptables -I FORWARD -i pic0 -j ACCEPT; iptables -I FORWARD -o pic0 -j ACCEPT, and the same with ip6tables.", foreign),
@@ -37,6 +37,19 @@ func (c *Controller) look(p Policy) {
 func strictReversePath() bool {
 	b, err := os.ReadFile("/proc/sys/net/ipv4/conf/all/rp_filter")
 	return err == nil && strings.TrimSpace(string(b)) == "1"
+}
+
+// foreignDrop is the function of that name, asked again when the ruleset has
+// changed.
+func (c *Controller) foreignDrop() (string, bool) {
+	if c.still() && c.known.foreign != nil {
+		return c.known.foreign.name, c.known.foreign.found
+	}
+	name, found := foreignDrop()
+	if c.still() {
+		c.known.foreign = &foreignChain{name, found}
+	}
+	return name, found
 }
 
 // foreignDrop names a forward chain of another program whose policy is drop:

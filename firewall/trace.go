@@ -43,9 +43,23 @@ const (
 	ProhibitedWay Outcome = "prohibited"  // answered at once: no way is left for this mark
 )
 
+// Answer is what the cell sends back to who sent a packet that does not pass.
+type Answer string
+
+const (
+	Silence         Answer = ""
+	TCPReset        Answer = "tcp reset"                        // RFC 9293 §3.5.2
+	AdminProhibited Answer = "icmp administratively prohibited" // RFC 1812 §5.2.7.1, code 13; RFC 4443 §3.1, code 1
+	HostUnreachable Answer = "icmp host unreachable"            // RFC 792, code 1; for IPv6 Linux says no route, code 0
+	NetUnreachable  Answer = "icmp network unreachable"         // RFC 792, code 0; RFC 4443 §3.1, code 0
+)
+
 // Result is the answer of [Policy.Trace]: what happens, and why.
 type Result struct {
 	Outcome Outcome `json:"outcome"`
+	// Answer to the sender where the packet does not pass; the cell's own
+	// sockets get an error instead.
+	Answer Answer `json:"answer"`
 	// Rule is the comment of the rule that decided, in Chain ("table chain");
 	// for the packet table's rules it is the row's name.
 	Rule  string `json:"rule"`
@@ -91,6 +105,9 @@ func (p *Policy) walk(pk Packet, record bool) (Result, []Step) {
 		r.Pointer = cmp.Or(r.Pointer, t.markLine)
 	}
 	r.Reason = cmp.Or(r.Reason, r.Rule)
+	if pk.In == "" {
+		r.Answer = Silence
+	}
 	return r, t.steps
 }
 
@@ -110,6 +127,7 @@ type tracer struct {
 	relayed  bool
 	clamped  bool
 	counter  string
+	refusal  Answer // of a look-up that found no way
 	record   bool
 	steps    []Step
 }
@@ -137,7 +155,7 @@ func (t *tracer) run() Result {
 		if t.table == cell.TableCell {
 			why = fmt.Sprintf("the interface that leads to %s is not there", t.dst)
 		}
-		return Result{Outcome: way, Chain: "policy rules", Rule: fmt.Sprintf("table %d", t.table), Pointer: pointer, Reason: why}
+		return Result{Outcome: way, Answer: t.refusal, Chain: "policy rules", Rule: fmt.Sprintf("table %d", t.table), Pointer: pointer, Reason: why}
 	}
 	at := "forward"
 	switch {
@@ -147,6 +165,9 @@ func (t *tracer) run() Result {
 		at = "input"
 	}
 	e := t.hook(at)
+	if e.kind == Reject && at == "input" && t.family == 4 && !t.local(t.dst) {
+		e.kind = Drop // the ICMP error would come from that destination: see relayChains
+	}
 	if e.stops() {
 		return e.result()
 	}
@@ -172,8 +193,10 @@ func (e end) result() Result {
 	switch e.kind {
 	case Drop:
 		r.Outcome = Dropped
-	case Reject, RejectTCP:
-		r.Outcome = Rejected
+	case Reject:
+		r.Outcome, r.Answer = Rejected, AdminProhibited
+	case RejectTCP:
+		r.Outcome, r.Answer = Rejected, TCPReset
 	}
 	return r
 }
@@ -458,6 +481,7 @@ func (t *tracer) route() (Outcome, string) {
 		t.table = r.Table
 		if r.Action == Prohibit {
 			t.step("table", "", "policy rule %d: nothing is left for the mark 0x%02x", r.Priority, t.mark)
+			t.refusal = AdminProhibited
 			return ProhibitedWay, ""
 		}
 		if way := t.lookup(r.Table); way != "" {
@@ -470,6 +494,7 @@ func (t *tracer) route() (Outcome, string) {
 		t.way(way, "")
 		return way, ""
 	}
+	t.refusal = NetUnreachable
 	return NoRoute, ""
 }
 
@@ -493,6 +518,7 @@ func (t *tracer) lookup(table uint32) Outcome {
 	case best == nil:
 		return ""
 	case best.Kind == Unreachable:
+		t.refusal = HostUnreachable
 		return NoRoute
 	case best.Kind == Local:
 		t.out = ""

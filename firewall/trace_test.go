@@ -126,6 +126,7 @@ func strata(port uint16) (packets []firewall.Packet, from []sender) {
 		{"laptop", "10.17.0.2", "fd02:304:506::2", 8, []string{"tcp", "udp", "icmp"}, 6},
 	} {
 		s := sender{x.name, peers, "pic0", x.v4, x.v6, 0}
+		sent := 0
 		for host := range x.hosts {
 			for _, pair := range [][2]string{{x.v4, fmt.Sprintf("198.51.100.%d", 100+host)}, {x.v6, fmt.Sprintf("2001:db8:99::%x", 0x100+host)}} {
 				for _, protocol := range x.probes {
@@ -135,7 +136,15 @@ func strata(port uint16) (packets []firewall.Packet, from []sender) {
 					}
 					for k := range n {
 						port++
-						packets = append(packets, firewall.Packet{In: s.in, Src: ip(pair[0]), Dst: ip(pair[1]), Protocol: protocol, SrcPort: port, DstPort: uint16(80 + 363*k)})
+						src := ip(pair[0])
+						if x.name == "tablet" { // shared with others like it: see manyTablets
+							src = src.Unmap()
+							for range 2 + sent%manyTablets {
+								src = src.Next()
+							}
+							sent++
+						}
+						packets = append(packets, firewall.Packet{In: s.in, Src: src, Dst: ip(pair[1]), Protocol: protocol, SrcPort: port, DstPort: uint16(80 + 363*k)})
 						from = append(from, s)
 					}
 				}
@@ -146,12 +155,14 @@ func strata(port uint16) (packets []firewall.Packet, from []sender) {
 }
 
 // Trace must say what the kernel does: of a few thousand packets, at least 15 %
-// of them with each verdict, which pass, and by which interface.
+// of them with each verdict, which pass, by which interface, and how those that
+// don't are answered.
 func TestTraceAgreesWithTheKernel(t *testing.T) {
 	for _, scope := range []cell.Scope{cell.ScopeFull, cell.ScopeTunnel} {
 		t.Run(string(scope), func(t *testing.T) {
 			l := newLab(t)
 			s, f := household(), facts(scope)
+			l.addTablets(s)
 			l.apply(s, f)
 			p, err := firewall.Compile(s, f)
 			if err != nil {
@@ -173,11 +184,16 @@ func TestTraceAgreesWithTheKernel(t *testing.T) {
 				}
 				byNS[n] = append(byNS[n], shot{pk, uint16(i), pk.In == ""})
 			}
+			ears := map[*netnstest.NS]*ear{}
 			for _, n := range order {
+				if n != l.router {
+					ears[n] = l.listen(t, n)
+				}
 				send(t, n, byNS[n]...)
 			}
 			l.flush(t)
 			out, in := observed(l.router, "out"), observed(l.router, "in")
+			l.wantAnswers(t, p, packets, from, ears)
 
 			outcomes, wrong := map[firewall.Outcome]int{}, 0
 			for i, pk := range packets {

@@ -64,15 +64,18 @@ func (w *watch) Run(ctx context.Context) error {
 
 	events := make(chan struct{}, 1)
 	read := func(name string, s *nl.NetlinkSocket, ours func(uint16, []byte) bool) lifecycle.Task {
-		return lifecycle.Func(name, func(ctx context.Context) error {
-			return lifecycle.Guard(ctx, w.c.log, name, nil, func(ctx context.Context) error { return receive(ctx, s, ours, events) })
-		})
+		return lifecycle.Guarded(w.c.log, lifecycle.Func(name, func(ctx context.Context) error {
+			return receive(ctx, s, func(kind uint16, data []byte) bool {
+				lifecycle.Fault(name)
+				return ours(kind, data)
+			}, events)
+		}))
 	}
 	return lifecycle.Run(ctx,
 		read("rtnetlink events", route, ourRouteEvent),
 		read("nftables events", filter, ourTableEvent),
-		lifecycle.Func("kernel parameters", func(ctx context.Context) error { w.c.pollSysctls(ctx, events); return nil }),
-		lifecycle.Func("firewall trigger", func(ctx context.Context) error { w.pace(ctx, events); return nil }))
+		lifecycle.Guarded(w.c.log, lifecycle.Func("kernel parameters", func(ctx context.Context) error { w.c.pollSysctls(ctx, events); return nil })),
+		lifecycle.Guarded(w.c.log, lifecycle.Func("firewall trigger", func(ctx context.Context) error { w.pace(ctx, events); return nil })))
 }
 
 func subscribe(protocol int, groups ...uint) (*nl.NetlinkSocket, error) {
@@ -123,6 +126,7 @@ func note(events chan<- struct{}) {
 // applied with their values, until ctx ends.
 func (c *Controller) pollSysctls(ctx context.Context, events chan<- struct{}) {
 	for pause(ctx, sysctlPoll) == nil {
+		lifecycle.Fault("kernel parameters")
 		if want := c.sysctls.Load(); want != nil && slices.ContainsFunc(*want, Sysctl.drifted) {
 			note(events)
 		}

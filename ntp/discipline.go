@@ -7,6 +7,8 @@ import (
 	"net/netip"
 	"sync"
 	"time"
+
+	"github.com/personal-internet-cell/pic/internal/lifecycle"
 )
 
 const (
@@ -95,6 +97,7 @@ func (s *Server) steer(ctx context.Context) error {
 		case <-s.replan:
 		case <-timer.C:
 		}
+		lifecycle.Fault("clock discipline")
 		d.look(time.Now())
 		d.adopt(s.plan.Load())
 		d.round(time.Now())

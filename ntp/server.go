@@ -212,6 +212,7 @@ func (s *Server) serve(ctx context.Context, c *net.UDPConn) error {
 			}
 			continue // an ICMP error of an earlier answer
 		}
+		lifecycle.Fault("ntp listener")
 		if err := lifecycle.Protect(s.log, "ntp packet", func() error {
 			received, ok := arrival(oob[:on])
 			if !ok {
@@ -232,6 +233,7 @@ func (s *Server) respond(b []byte, src netip.AddrPort, received time.Time) ([pac
 	if s.inject != nil {
 		s.inject(b)
 	}
+	lifecycle.Fault("ntp packet")
 	r, ok := parse(b)
 	from := src.Addr().Unmap().WithZone("")
 	if !ok || src.Port() == 0 || !s.plan.Load().client(from) {

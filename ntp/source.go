@@ -136,7 +136,11 @@ func (s *source) measurement() Measurement {
 
 // protectedAsk is ask where a panic costs one measurement.
 func (s *Server) protectedAsk(server string) (r reply) {
-	if err := lifecycle.Protect(s.log, "ntp query", func() error { r = s.ask(server); return nil }); err != nil {
+	if err := lifecycle.Protect(s.log, "ntp query", func() error {
+		lifecycle.Fault("ntp query")
+		r = s.ask(server)
+		return nil
+	}); err != nil {
 		s.panics.Add(1)
 		return reply{err: errors.New("asking ended in a panic; see the log")}
 	}

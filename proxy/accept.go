@@ -5,6 +5,8 @@ import (
 	"net/netip"
 	"sync"
 	"time"
+
+	"github.com/personal-internet-cell/pic/internal/lifecycle"
 )
 
 // Limits of the connections to us.
@@ -18,6 +20,7 @@ const (
 type filter struct {
 	net.Listener
 	server *Server
+	name   string
 	plain  bool
 
 	mu   sync.Mutex
@@ -30,20 +33,30 @@ func (f *filter) Accept() (net.Conn, error) {
 		if err != nil {
 			return nil, err
 		}
-		src, local := addrOf(c.RemoteAddr()), addrOf(c.LocalAddr())
-		if !f.server.table.Load().admits(src, local, f.plain) {
-			f.server.refused.Add(1)
-			discard(c)
-			continue
+		if in := f.admit(c); in != nil {
+			return in, nil
 		}
-		release, ok := f.server.conns.take(src)
-		if !ok {
-			f.server.refused.Add(1)
-			discard(c)
-			continue
-		}
-		return f.track(c, release), nil
+		f.server.refused.Add(1)
 	}
+}
+
+// admit closes what may not come in, and returns nil then.
+func (f *filter) admit(c net.Conn) (in net.Conn) {
+	defer func() {
+		if in == nil { // a panic too: nobody else would close it
+			discard(c)
+		}
+	}()
+	lifecycle.Fault(f.name)
+	src, local := addrOf(c.RemoteAddr()), addrOf(c.LocalAddr())
+	if !f.server.table.Load().admits(src, local, f.plain) {
+		return nil
+	}
+	release, ok := f.server.conns.take(src)
+	if !ok {
+		return nil
+	}
+	return f.track(c, release)
 }
 
 func (f *filter) track(c net.Conn, release func()) *counted {

@@ -3,6 +3,7 @@ package proxy
 import (
 	"fmt"
 	"net/netip"
+	"reflect"
 	"slices"
 	"strings"
 
@@ -79,22 +80,45 @@ func Compile(s *cell.State, f cell.Facts) (Routes, error) {
 		out.LAN = append(out.LAN, l.Prefixes...)
 	}
 	sortPrefixes(out.LAN)
-	for i := range s.Peers {
-		if p := &s.Peers[i]; p.Active(&f) {
-			out.Peers = append(out.Peers, Peer{p.Name, p.Address4, p.Address6})
+	active := activePeers(s, &f)
+	out.Peers = make([]Peer, len(active))
+	var granted []*cell.Peer // those with grants, in the order of their names
+	for i, p := range active {
+		out.Peers[i] = Peer{p.Name, p.Address4, p.Address6}
+		if len(p.Services) > 0 {
+			granted = append(granted, p)
 		}
 	}
-	slices.SortFunc(out.Peers, func(a, b Peer) int { return strings.Compare(a.Name, b.Name) })
 	for i := range s.Services {
 		if v := &s.Services[i]; v.Enabled && v.Upstream != "" {
-			out.Services = append(out.Services, route(s, &f, v))
+			out.Services = append(out.Services, route(s, granted, v))
 		}
 	}
 	slices.SortFunc(out.Services, func(a, b Route) int { return strings.Compare(a.ID, b.ID) })
 	return out, nil
 }
 
-func route(s *cell.State, f *cell.Facts, v *cell.Service) Route {
+// activePeers are those let in, by name.
+func activePeers(s *cell.State, f *cell.Facts) []*cell.Peer {
+	expired := make(map[string]bool, len(f.Expired))
+	for _, name := range f.Expired {
+		expired[name] = true
+	}
+	out := make([]*cell.Peer, 0, len(s.Peers))
+	for i := range s.Peers {
+		if p := &s.Peers[i]; p.Enabled && !expired[p.Name] {
+			out = append(out, p)
+		}
+	}
+	byName := func(a, b *cell.Peer) int { return strings.Compare(a.Name, b.Name) }
+	if !slices.IsSortedFunc(out, byName) {
+		slices.SortFunc(out, byName)
+	}
+	return out
+}
+
+// route makes one of a service; granted are the active peers that have grants.
+func route(s *cell.State, granted []*cell.Peer, v *cell.Service) Route {
 	r := Route{
 		ID: v.ID, Name: v.Name, Hosts: s.ServiceNames(v), Upstream: strings.TrimRight(v.Upstream, "/"),
 		Access: v.Access, Identity: v.Bridge != "",
@@ -107,12 +131,11 @@ func route(s *cell.State, f *cell.Facts, v *cell.Service) Route {
 	case cell.AccessInternet:
 		r.AllPeers, r.LAN, r.Anyone = true, true, s.Network.PublicWeb
 	default: // granted, admin
-		for i := range s.Peers {
-			if p := &s.Peers[i]; p.Active(f) && p.Granted(v) {
+		for _, p := range granted {
+			if p.Granted(v) {
 				r.Peers = append(r.Peers, p.Name)
 			}
 		}
-		slices.Sort(r.Peers)
 	}
 	return r
 }
@@ -194,4 +217,24 @@ func (r Routes) String() string {
 		}
 	}
 	return b.String()
+}
+
+// Equal reports whether two plans are the same. It is reflect.DeepEqual, but
+// for thousands of peers.
+func (r Routes) Equal(o Routes) bool {
+	if !slices.Equal(r.Peers, o.Peers) || len(r.Services) != len(o.Services) {
+		return false
+	}
+	for i := range r.Services {
+		a, b := r.Services[i], o.Services[i]
+		if !slices.Equal(a.Peers, b.Peers) {
+			return false
+		}
+		a.Peers, b.Peers = nil, nil
+		if !reflect.DeepEqual(a, b) {
+			return false
+		}
+	}
+	r.Peers, o.Peers, r.Services, o.Services = nil, nil, nil, nil
+	return reflect.DeepEqual(r, o)
 }

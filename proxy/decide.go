@@ -16,7 +16,7 @@ type Decision struct {
 // Decider returns a function that says what a request over HTTPS for a host,
 // from a source and to an address of the cell, comes to under these routes.
 func (r Routes) Decider() func(host string, src, local netip.Addr) Decision {
-	t := newTable(r, func(*Route) *upstream { return nil })
+	t := newTable(r, nil, func(*Route) *upstream { return nil })
 	return func(host string, src, local netip.Addr) Decision { return t.decide(host, src, local) }
 }
 

@@ -2,12 +2,12 @@ package proxy
 
 import (
 	"context"
-	"fmt"
 	"net"
 	"net/http"
 	"net/netip"
-	"runtime/debug"
 	"strings"
+
+	"github.com/personal-internet-cell/pic/internal/lifecycle"
 )
 
 // stream is a request that is being answered, so that a change of routes can
@@ -29,6 +29,7 @@ func (s *Server) RedirectHandler() http.Handler { return http.HandlerFunc(s.serv
 func (s *Server) serveHTTPS(w http.ResponseWriter, r *http.Request) {
 	s.requests.Add(1)
 	defer s.recovered(r)
+	lifecycle.Fault("https request")
 	to, ok := parseHost(r.Host)
 	src, local := sourceOf(r), localOf(r)
 
@@ -129,6 +130,7 @@ const acmePath = "/.well-known/acme-challenge/" // RFC 8555 §8.3
 func (s *Server) serveHTTP(w http.ResponseWriter, r *http.Request) {
 	s.requests.Add(1)
 	defer s.recovered(r)
+	lifecycle.Fault("http request")
 	t := s.table.Load()
 	to, ok := parseHost(r.Host)
 	src, local := sourceOf(r), localOf(r)
@@ -167,7 +169,7 @@ func (s *Server) recovered(r *http.Request) {
 	}
 	if p != http.ErrAbortHandler {
 		s.panics.Add(1)
-		s.cfg.Log.Error("recovered from a panic", "task", "proxy request", "host", r.Host, "panic", fmt.Sprint(p), "stack", string(debug.Stack()))
+		lifecycle.Recovered(s.cfg.Log, "proxy request", p, "host", r.Host)
 	}
 	panic(http.ErrAbortHandler) // net/http closes the connection and says no more
 }

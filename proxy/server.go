@@ -8,7 +8,6 @@ import (
 	"log/slog"
 	"net"
 	"net/http"
-	"reflect"
 	"slices"
 	"strings"
 	"sync"
@@ -86,7 +85,7 @@ func New(cfg *Config) *Server {
 		d.SetMultipathTCP(false)
 		s.cfg.Dial = d.DialContext
 	}
-	s.table.Store(newTable(Routes{}, nil))
+	s.table.Store(newTable(Routes{}, nil, nil))
 	return s
 }
 
@@ -95,7 +94,7 @@ func New(cfg *Config) *Server {
 func (s *Server) Apply(_ context.Context, r Routes) (changed bool, err error) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	if reflect.DeepEqual(s.applied, r) {
+	if s.applied.Equal(r) {
 		return false, nil
 	}
 	next := make(map[string]*upstream, len(r.Services))
@@ -110,7 +109,7 @@ func (s *Server) Apply(_ context.Context, r Routes) (changed bool, err error) {
 			}
 		}
 	}
-	t := newTable(r, func(v *Route) *upstream { return next[v.Upstream] })
+	t := newTable(r, s.table.Load(), func(v *Route) *upstream { return next[v.Upstream] })
 	s.table.Store(t)
 	s.cut(t)
 	for raw, u := range s.upstreams {
@@ -199,7 +198,7 @@ func (s *Server) listeners(base context.Context) []listener {
 					WriteByteTimeout:     time.Minute,
 				},
 				BaseContext: func(net.Listener) context.Context { return base },
-				ErrorLog:    slog.NewLogLogger(s.cfg.Log.Handler(), slog.LevelDebug),
+				ErrorLog:    lifecycle.ErrorLog(s.cfg.Log, "proxy connection"),
 			}
 		}
 	}
@@ -236,7 +235,7 @@ func (s *Server) listen(ctx context.Context, l listener, tried func()) {
 }
 
 func (s *Server) serve(ctx context.Context, l listener, ln net.Listener) error {
-	srv, f := l.server(), &filter{Listener: ln, server: s, plain: l.plain}
+	srv, f := l.server(), &filter{Listener: ln, server: s, name: "listener " + l.name, plain: l.plain}
 	done := make(chan struct{})
 	stop := context.AfterFunc(ctx, func() {
 		defer close(done)

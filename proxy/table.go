@@ -1,6 +1,7 @@
 package proxy
 
 import (
+	"maps"
 	"net/netip"
 	"slices"
 )
@@ -34,12 +35,13 @@ type service struct {
 	up      *upstream
 }
 
-func newTable(r Routes, up func(*Route) *upstream) *table {
+// newTable makes the table of r; old, which may be nil, is the one before it.
+func newTable(r Routes, old *table, up func(*Route) *upstream) *table {
 	t := &table{
 		routes:   r,
 		own:      make(map[netip.Addr]bool, len(r.Addresses)),
 		local:    make(map[string]bool, len(r.LocalNames)),
-		peers:    make(map[netip.Addr]string, 2*len(r.Peers)),
+		peers:    peerTable(r.Peers, old),
 		services: make(map[string]*service, 2*len(r.Services)),
 	}
 	for _, a := range r.Addresses {
@@ -47,13 +49,6 @@ func newTable(r Routes, up func(*Route) *upstream) *table {
 	}
 	for _, n := range r.LocalNames {
 		t.local[n] = true
-	}
-	for _, p := range r.Peers {
-		for _, a := range []netip.Addr{p.Address4, p.Address6} {
-			if a.IsValid() {
-				t.peers[a] = p.Name
-			}
-		}
 	}
 	for i := range r.Services {
 		v := &service{Route: r.Services[i], granted: make(map[string]bool, len(r.Services[i].Peers))}
@@ -68,6 +63,45 @@ func newTable(r Routes, up func(*Route) *upstream) *table {
 		}
 	}
 	return t
+}
+
+// peerTable indexes peers by address. Where thousands were there before and
+// some are new, the old index is copied.
+func peerTable(list []Peer, old *table) map[netip.Addr]string {
+	var index map[netip.Addr]string
+	if old != nil {
+		if added, ok := addedPeers(old.routes.Peers, list); ok {
+			index, list = maps.Clone(old.peers), added
+		}
+	}
+	if index == nil {
+		index = make(map[netip.Addr]string, 2*len(list))
+	}
+	for i := range list {
+		for _, a := range [2]netip.Addr{list[i].Address4, list[i].Address6} {
+			if a.IsValid() {
+				index[a] = list[i].Name
+			}
+		}
+	}
+	return index
+}
+
+// addedPeers are the peers that b has and a has not, if all others are the
+// same, in the same order.
+func addedPeers(a, b []Peer) (added []Peer, ok bool) {
+	if len(b) < len(a) {
+		return nil, false
+	}
+	i := 0
+	for j := range b {
+		if i < len(a) && a[i] == b[j] {
+			i++
+		} else {
+			added = append(added, b[j])
+		}
+	}
+	return added, i == len(a)
 }
 
 // classify places a source, and names the peer that it is.

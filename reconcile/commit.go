@@ -56,7 +56,7 @@ type Result struct {
 // Until the revision is written an error leaves nothing behind, and the end of
 // ctx is heeded; after that the commit goes through or is taken back. A stage
 // in the foreground that newly fails takes it back with a [*SettleError]; one
-// that failed before for the same reason does not.
+// that failed before for the same reason does not, unless it is a required one.
 func (e *Engine) Commit(ctx context.Context, base cell.Revision, edit cell.Edit, o Options) (Result, error) {
 	if err := e.lock(ctx); err != nil {
 		return Result{}, err
@@ -81,6 +81,18 @@ func (e *Engine) open() error {
 		return ErrCommitPending
 	}
 	return nil
+}
+
+// blocked is the required stage that fails, or "".
+func (e *Engine) blocked() string {
+	e.mu.Lock()
+	defer e.mu.Unlock()
+	for i, st := range e.stages {
+		if st.required && e.conditions[i].State == cell.Failed {
+			return st.Name()
+		}
+	}
+	return ""
 }
 
 // candidate is an edited, valid state and what it is compared with.
@@ -172,6 +184,7 @@ func (e *Engine) commit(ctx context.Context, base cell.Revision, edit cell.Edit,
 	errs, _ := e.settle(ctx, next, n)
 	if failed := e.worse(conditions, errs); failed != nil {
 		e.takeBack(ctx, n, cell.RevisionFailed)
+		failed.Blocked = e.blocked() == failed.Stage
 		return Result{}, failed
 	}
 	failpoint("settled")

@@ -197,7 +197,59 @@ func TestNothingIsAppliedBehindARequiredStageThatFails(t *testing.T) {
 	if s := c.Status()[1]; s.State != cell.Pending || s.Reason != "waits for firewall" {
 		t.Fatalf("%+v", s)
 	}
-	c.must(t, addPeer("laptop", 2), reconcile.Options{})
+}
+
+// What a required stage guards is closed while it fails, so a change is refused
+// that would not be in force, the claim as well; one that mends it is taken.
+func TestWhileARequiredStageFailsChangesAreRefused(t *testing.T) {
+	w := newWorld()
+	c := boot(t, t.TempDir(), w)
+	r := c.must(t, addPeer("laptop", 2), reconcile.Options{ConfirmWithin: time.Minute})
+	broken := func(stage string, p text) error {
+		if stage == "firewall" && !strings.Contains(string(p), "phone") {
+			return errors.New("nf_tables is missing")
+		}
+		return nil
+	}
+	w.failing(broken)
+	for range 2 { // as news, and as what failed before
+		_, err := c.Commit(t.Context(), 0, addPeer("tablet", 3), reconcile.Options{})
+		if !errors.Is(err, reconcile.ErrCommitPending) {
+			t.Fatalf("error %v", err)
+		}
+	}
+	// What is in force may be confirmed, for it can't be taken back either.
+	if err := c.Confirm(t.Context(), r.Revision, cell.Author{}); err != nil {
+		t.Fatal(err)
+	}
+	for range 2 {
+		for _, o := range []reconcile.Options{{}, {ConfirmWithin: time.Minute}} {
+			_, err := c.Commit(t.Context(), 0, addPeer("tablet", 3), o)
+			var settle *reconcile.SettleError
+			if !errors.As(err, &settle) || settle.Stage != "firewall" || !settle.Blocked || !strings.Contains(settle.Reason, "nf_tables") {
+				t.Fatalf("error %v", err)
+			}
+			if s, n := c.Running(); n != r.Revision || s.Peer("tablet") != nil {
+				t.Fatalf("revision %d runs", n)
+			}
+		}
+	}
+	c.must(t, addPeer("phone", 4), reconcile.Options{})
+	if s := c.Status()[1]; s.State != cell.InSync {
+		t.Fatalf("%+v", s)
+	}
+	// A change that breaks it is at fault itself.
+	w.failing(func(stage string, p text) error {
+		if stage == "firewall" && strings.Contains(string(p), "bad") {
+			return errBoom
+		}
+		return nil
+	})
+	_, err := c.Commit(t.Context(), 0, addPeer("bad", 5), reconcile.Options{})
+	var settle *reconcile.SettleError
+	if !errors.As(err, &settle) || settle.Blocked {
+		t.Fatalf("error %v", err)
+	}
 }
 
 func TestDoesNotConverge(t *testing.T) {

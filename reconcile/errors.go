@@ -41,6 +41,9 @@ type SettleError struct {
 	Stage  string
 	Reason string
 	Err    error
+	// Blocked says that the stage is a required one and fails with the old
+	// revision too: it is not this change that has to be mended.
+	Blocked bool
 }
 
 func (e *SettleError) Error() string { return "settling " + e.Stage + ": " + e.Reason }

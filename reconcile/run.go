@@ -109,6 +109,7 @@ func (l *loop) run(ctx context.Context) {
 			return
 		case reason := <-e.wake:
 			e.log.Debug("looking again", "reason", reason)
+			lifecycle.Fault("engine")
 			l.schedule()
 		case <-e.learned:
 			if l.wait() > debounce {
@@ -319,6 +320,7 @@ func (e *Engine) converge(ctx context.Context, st *stage, c compiled, i int, n c
 	err := c.errs[i]
 	for pass, changed := 1, true; err == nil && changed; pass++ {
 		err = lifecycle.Protect(e.log, "applying "+st.Name(), func() (err error) {
+			lifecycle.Fault("applying " + st.Name())
 			changed, err = st.Apply(ctx, c.plans[i])
 			return err
 		})

@@ -130,6 +130,7 @@ func (e *Engine) apply(ctx context.Context, st *stage, c compiled, i int) (chang
 	ctx, cancel := context.WithTimeout(ctx, e.settleTimeout)
 	defer cancel()
 	err = lifecycle.Protect(e.log, "applying "+st.Name(), func() (err error) {
+		lifecycle.Fault("applying " + st.Name())
 		changed, err = st.Apply(ctx, c.plans[i])
 		return err
 	})
@@ -166,12 +167,20 @@ func (e *Engine) setCondition(i int, n cell.Revision, err error) {
 // stage that failed before for the same reason (numbers aside: a port, a
 // process id) is not the commit's doing, and must not make the cell
 // unchangeable: port 53 taken by another process, a kernel module missing. A
-// degraded stage says itself that the machine is at fault and not the plan.
+// degraded stage says itself that the machine is at fault and not the plan. A
+// required stage that fails always counts: nothing behind it was applied, so
+// the change would not be in force; and a change that mends it goes through.
 func (e *Engine) worse(before []cell.Condition, errs []error) *SettleError {
 	var found *SettleError
 	var degraded *cell.DegradedError
 	for i, err := range errs {
-		if err == nil || errors.As(err, &degraded) || (before[i].State != cell.InSync && sameReason(before[i].Reason, err.Error())) {
+		if err == nil || errors.As(err, &degraded) {
+			continue
+		}
+		if e.stages[i].required {
+			return &SettleError{Stage: e.stages[i].Name(), Reason: err.Error(), Err: err}
+		}
+		if before[i].State != cell.InSync && sameReason(before[i].Reason, err.Error()) {
 			continue
 		}
 		if found == nil {

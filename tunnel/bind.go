@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"log/slog"
 	"net"
 	"net/netip"
 	"slices"
@@ -16,6 +17,8 @@ import (
 	"golang.org/x/net/ipv6"
 	"golang.org/x/sys/unix"
 	"golang.zx2c4.com/wireguard/conn"
+
+	"github.com/personal-internet-cell/pic/internal/lifecycle"
 )
 
 // bind is the carrier of an embedded device: a UDP socket for each family on
@@ -24,6 +27,7 @@ import (
 // sends the next IPv6 packet to the first four bytes of its destination. A cell
 // has peers of both families at once.
 type bind struct {
+	log    *slog.Logger
 	mu     sync.RWMutex
 	v4, v6 *carrier
 }
@@ -94,7 +98,7 @@ func (b *bind) Open(port uint16) ([]conn.ReceiveFunc, uint16, error) {
 		var fns []conn.ReceiveFunc
 		for _, c := range []*carrier{v4, v6} {
 			if c != nil {
-				fns = append(fns, c.receive)
+				fns = append(fns, b.guarded(c))
 				if a, ok := c.conn.LocalAddr().(*net.UDPAddr); ok {
 					got = a.AddrPort().Port()
 				}
@@ -152,6 +156,20 @@ func openCarrier(network string, port uint16) (*carrier, uint16, error) {
 	return c, a.AddrPort().Port(), nil
 }
 
+// guarded is c's receive, where a panic costs the packets of one call: its
+// caller, a goroutine of wireguard-go, would end the process.
+func (b *bind) guarded(c *carrier) conn.ReceiveFunc {
+	return func(bufs [][]byte, sizes []int, eps []conn.Endpoint) (n int, err error) {
+		if lifecycle.Protect(b.log, "tunnel receive", func() error {
+			n, err = c.receive(bufs, sizes, eps)
+			return nil
+		}) != nil {
+			return 0, nil
+		}
+		return n, err
+	}
+}
+
 // receive is a conn.ReceiveFunc: it returns net.ErrClosed after Close.
 func (c *carrier) receive(bufs [][]byte, sizes []int, eps []conn.Endpoint) (int, error) {
 	p := c.pool.Get().(*[]ipv6.Message)
@@ -165,6 +183,7 @@ func (c *carrier) receive(bufs [][]byte, sizes []int, eps []conn.Endpoint) (int,
 	if err != nil {
 		return 0, err
 	}
+	lifecycle.Fault("tunnel receive")
 	for i := range ms[:n] {
 		a, ok := ms[i].Addr.(*net.UDPAddr)
 		if !ok {

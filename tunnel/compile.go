@@ -1,12 +1,12 @@
 package tunnel
 
 import (
-	"cmp"
 	"errors"
 	"fmt"
 	"net/netip"
 	"slices"
 	"strings"
+	"time"
 
 	"github.com/personal-internet-cell/pic/cell"
 )
@@ -17,7 +17,8 @@ type Devices []Device
 
 // Device is one WireGuard interface, wanted.
 type Device struct {
-	Name       string
+	Name string
+	// ListenPort 0 lets the kernel choose, once.
 	ListenPort uint16
 	// PrivateKey refers to the key; PublicKey is its public half.
 	PrivateKey cell.SecretRef
@@ -32,16 +33,21 @@ type Device struct {
 	Peers []Peer
 }
 
-// Peer is an entry of a device. It has no endpoint and no keepalive: peers come
-// to the cell, and it learns where they are.
+// Peer is an entry of a device.
 type Peer struct {
 	Name      string
 	PublicKey cell.Key
 	// PresharedKey may be empty: none.
 	PresharedKey cell.SecretRef
 	// AllowedIPs are the peer's own addresses, one of each family; cryptokey
-	// routing makes them its proof of identity.
+	// routing makes them its proof of identity. The server of an exit has what it
+	// carries.
 	AllowedIPs []netip.Prefix
+	// Endpoint is where the server of an exit is; invalid: not known yet, or a
+	// peer, which comes to the cell.
+	Endpoint netip.AddrPort
+	// Keepalive is 0 (off) for peers: it is their NAT that must be kept open.
+	Keepalive time.Duration
 }
 
 // Compile returns the devices that s wants, given f. It refuses a state in
@@ -66,32 +72,45 @@ func Compile(s *cell.State, f cell.Facts) (Devices, error) {
 		MTU:          t.MTU,
 		Addresses:    []netip.Prefix{netip.PrefixFrom(gw4, t.Prefix4.Bits()), netip.PrefixFrom(gw6, t.Prefix6.Bits())},
 	}
+	expired := make(map[string]bool, len(f.Expired))
+	for _, name := range f.Expired {
+		expired[name] = true
+	}
+	d.Peers = make([]Peer, 0, len(s.Peers))
+	ips := make([]netip.Prefix, 0, 2*len(s.Peers)) // of all peers, cut into pieces
 	for i := range s.Peers {
 		p := &s.Peers[i]
-		if !p.Active(&f) {
+		if !p.Enabled || expired[p.Name] {
 			continue
 		}
-		e := Peer{Name: p.Name, PublicKey: p.PublicKey, PresharedKey: p.PresharedKey}
-		for _, a := range []netip.Addr{p.Address4, p.Address6} {
+		begin := len(ips)
+		for _, a := range [2]netip.Addr{p.Address4, p.Address6} {
 			if a.IsValid() {
-				e.AllowedIPs = append(e.AllowedIPs, netip.PrefixFrom(a, a.BitLen()))
+				ips = append(ips, netip.PrefixFrom(a, a.BitLen()))
 			}
 		}
-		d.Peers = append(d.Peers, e)
+		d.Peers = append(d.Peers, Peer{
+			Name: p.Name, PublicKey: p.PublicKey, PresharedKey: p.PresharedKey,
+			AllowedIPs: ips[begin:len(ips):len(ips)],
+		})
 	}
-	slices.SortFunc(d.Peers, func(a, b Peer) int { return cmp.Compare(a.Name, b.Name) })
+	byName := func(a, b Peer) int { return strings.Compare(a.Name, b.Name) }
+	if !slices.IsSortedFunc(d.Peers, byName) {
+		slices.SortFunc(d.Peers, byName)
+	}
 	if err := d.validate(); err != nil {
 		return nil, fmt.Errorf("compiling %s: %w", d.Name, err)
 	}
-	return Devices{d}, nil
+	return append(Devices{d}, exitDevices(s, &f)...), nil
 }
 
 // validate reports everything that would make WireGuard do something else than
 // the plan says.
 func (d *Device) validate() error {
 	var errs []error
-	keys := map[cell.Key]string{d.PublicKey: "the cell"}
-	addrs := map[netip.Addr]string{}
+	keys := make(map[cell.Key]string, len(d.Peers)+1)
+	keys[d.PublicKey] = "the cell"
+	addrs := make(map[netip.Addr]string, 2*len(d.Peers)+2)
 	for _, a := range d.Addresses {
 		addrs[a.Addr()] = "the cell"
 	}
@@ -138,8 +157,11 @@ func (d *Device) write(b *strings.Builder) {
 		fmt.Fprintf(b, "ip address add %s dev %s\n", a, d.Name)
 	}
 	fmt.Fprintf(b, "ip link set %s mtu %d up\n", d.Name, d.MTU)
-	fmt.Fprintf(b, "\n# %s, public key %s\n[Interface]\nPrivateKey = secret:%s\nListenPort = %d\nFwMark = %#x\n",
-		d.Name, d.PublicKey, d.PrivateKey, d.ListenPort, d.FirewallMark)
+	fmt.Fprintf(b, "\n# %s, public key %s\n[Interface]\nPrivateKey = secret:%s\n", d.Name, d.PublicKey, d.PrivateKey)
+	if d.ListenPort != 0 {
+		fmt.Fprintf(b, "ListenPort = %d\n", d.ListenPort)
+	}
+	fmt.Fprintf(b, "FwMark = %#x\n", d.FirewallMark)
 	for i := range d.Peers {
 		p := &d.Peers[i]
 		fmt.Fprintf(b, "\n# peer %s\n[Peer]\nPublicKey = %s\n", p.Name, p.PublicKey)
@@ -147,6 +169,12 @@ func (d *Device) write(b *strings.Builder) {
 			fmt.Fprintf(b, "PresharedKey = secret:%s\n", p.PresharedKey)
 		}
 		fmt.Fprintf(b, "AllowedIPs = %s\n", joinPrefixes(p.AllowedIPs))
+		if p.Endpoint.IsValid() {
+			fmt.Fprintf(b, "Endpoint = %s\n", p.Endpoint)
+		}
+		if p.Keepalive != 0 {
+			fmt.Fprintf(b, "PersistentKeepalive = %d\n", int(p.Keepalive.Seconds()))
+		}
 	}
 }
 

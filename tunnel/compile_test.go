@@ -68,7 +68,7 @@ func TestCompileIsDeterministicAndIgnoresTheOrderOfPeers(t *testing.T) {
 	must(t, err)
 	db, err := tunnel.Compile(b, cell.Facts{})
 	must(t, err)
-	if x := cmp.Diff(da, db, cmpopts.EquateComparable(netip.Prefix{})); x != "" {
+	if x := cmp.Diff(da, db, cmpopts.EquateComparable(netip.Prefix{}, netip.AddrPort{})); x != "" {
 		t.Fatal(x)
 	}
 }

@@ -50,9 +50,14 @@ type Controller struct {
 	embedded map[string]Embedded
 	// names are the links of ours, with the interface index last seen.
 	names map[string]int
+	// told are the endpoints given, by device.
+	told map[string]told
 	// settled is the last plan applied without an error, for Watch.
 	settled Devices
+	trusted map[string]trust         // by device
+	watches int                      // Watch tasks that run
 	notices map[string][]cell.Notice // by device
+	changes changes                  // of the last Apply
 }
 
 // New returns a controller that has touched nothing yet.
@@ -67,8 +72,10 @@ func New(c *Config) *Controller {
 		userspace: c.Userspace,
 		vault:     vault{read: c.Secret, digests: map[cell.SecretRef][sha256.Size]byte{}},
 		embedded:  map[string]Embedded{},
-		names:     map[string]int{cell.TunnelLink: 0},
+		names:     ourNames(),
+		told:      map[string]told{},
 		notices:   map[string][]cell.Notice{},
+		trusted:   map[string]trust{},
 	}
 }
 
@@ -79,12 +86,14 @@ func (c *Controller) Apply(ctx context.Context, want Devices) (changed bool, err
 	c.mu.Lock()
 	defer c.mu.Unlock()
 	c.settled = nil
+	c.changes.reset()
 	var errs []error
 	for _, name := range slices.Sorted(maps.Keys(c.names)) {
 		if slices.ContainsFunc(want, func(d Device) bool { return d.Name == name }) {
 			continue
 		}
 		gone, err := c.remove(name)
+		c.changes.note(KindLink, gone, 1)
 		changed = changed || gone
 		if err != nil {
 			errs = append(errs, fmt.Errorf("removing %s: %w", name, err))
@@ -112,18 +121,18 @@ func (c *Controller) Apply(ctx context.Context, want Devices) (changed bool, err
 func (c *Controller) device(d *Device) (changed bool, err error) {
 	delete(c.notices, d.Name)
 	wg, backend, created, err := c.open(d)
+	c.changes.note(KindLink, created, 1)
 	if err != nil {
 		return created, err
 	}
 	changed = created
-	if backend == BackendUserspace {
+	if backend == BackendUserspace && d.Name == cell.TunnelLink { // once is enough
 		c.notify(userspaceNotice(d.Name))
 	}
-	have, err := wg.Show()
+	patch, errs, err := c.patch(d, wg, created)
 	if err != nil {
-		return changed, fmt.Errorf("reading the device: %w", err)
+		return changed, err
 	}
-	patch, errs := diff(d, &have, &c.vault)
 	port := patch.ListenPort
 	patch.ListenPort = nil
 	if !patch.Empty() {
@@ -131,18 +140,25 @@ func (c *Controller) device(d *Device) (changed bool, err error) {
 			errs = append(errs, fmt.Errorf("configuring the device: %w", err))
 		} else {
 			changed = true
+			c.told[d.Name].note(&patch)
+			c.changes.note(KindPeer, true, max(1, len(patch.Peers)))
 			c.log.Info("configured wireguard device", "device", d.Name, "peers", len(d.Peers), "peers_changed", len(patch.Peers))
 		}
 	}
 	did, err := c.addresses(d)
+	c.changes.note(KindAddress, did, 1)
 	changed = changed || did
 	if err != nil {
 		errs = append(errs, err)
 	}
 	did, err = c.bringUp(d, wg, port)
+	c.changes.note(KindLink, did, 1)
 	changed = changed || did
 	if err != nil {
 		errs = append(errs, c.explainPort(d, err))
+	}
+	if len(errs) == 0 {
+		c.trust(d)
 	}
 	return changed, errors.Join(errs...)
 }
@@ -207,13 +223,17 @@ func cure(err error) error {
 	return err
 }
 
-// addresses makes the link's addresses equal to d's. Link-local ones belong to
-// the kernel. New ones are added before old ones go.
 func (c *Controller) addresses(d *Device) (changed bool, err error) {
+	return setAddresses(c.kernel, d)
+}
+
+// setAddresses makes the link's addresses equal to d's. Link-local ones belong to
+// the kernel. New ones are added before old ones go.
+func setAddresses(k Kernel, d *Device) (changed bool, err error) {
 	// Deleting a primary IPv4 address may take others of its subnet with it
 	// (promote_secondaries = 0), so look again after a deletion.
 	for range 2 {
-		have, err := c.kernel.Addresses(d.Name)
+		have, err := k.Addresses(d.Name)
 		if err != nil {
 			return changed, fmt.Errorf("listing addresses: %w", err)
 		}
@@ -221,7 +241,7 @@ func (c *Controller) addresses(d *Device) (changed bool, err error) {
 			if slices.Contains(have, a) {
 				continue
 			}
-			if err := c.kernel.AddAddress(d.Name, a); err != nil {
+			if err := k.AddAddress(d.Name, a); err != nil {
 				return changed, fmt.Errorf("adding address %s: %w", a, err)
 			}
 			changed = true
@@ -231,7 +251,7 @@ func (c *Controller) addresses(d *Device) (changed bool, err error) {
 			if slices.Contains(d.Addresses, a) || a.Addr().IsLinkLocalUnicast() {
 				continue
 			}
-			if err := c.kernel.DeleteAddress(d.Name, a); err != nil {
+			if err := k.DeleteAddress(d.Name, a); err != nil {
 				return changed, fmt.Errorf("removing address %s: %w", a, err)
 			}
 			changed, deleted = true, true
@@ -293,6 +313,8 @@ func (c *Controller) explainPort(d *Device, err error) error {
 // remove takes a link of ours away; a foreign one of that name is left alone.
 func (c *Controller) remove(name string) (removed bool, err error) {
 	delete(c.notices, name)
+	delete(c.trusted, name)
+	delete(c.told, name)
 	if e := c.embedded[name]; e != nil {
 		e.Close()
 		delete(c.embedded, name)
@@ -308,9 +330,7 @@ func (c *Controller) remove(name string) (removed bool, err error) {
 			return false, err
 		}
 	}
-	if name != cell.TunnelLink {
-		delete(c.names, name)
-	}
+	c.names[name] = 0
 	if removed {
 		c.log.Info("removed wireguard link", "device", name)
 	}

@@ -4,7 +4,6 @@ import (
 	"fmt"
 	"net/netip"
 	"slices"
-	"time"
 
 	"github.com/personal-internet-cell/pic/cell"
 )
@@ -18,10 +17,41 @@ type secrets interface {
 	value(ref cell.SecretRef) (cell.Secret, error)
 }
 
+// told remembers the endpoint that each peer of a device was last given. Where
+// the peer was met since then (it roams) is the kernel's knowledge, no drift.
+type told map[cell.Key]netip.AddrPort
+
+// see remembers what is as wanted already.
+func (t told) see(want *Device, have *Observed) {
+	for i := range want.Peers {
+		w := &want.Peers[i]
+		if !w.Endpoint.IsValid() || t[w.PublicKey] == w.Endpoint {
+			continue
+		}
+		for j := range have.Peers {
+			if have.Peers[j].PublicKey == w.PublicKey && have.Peers[j].Endpoint == w.Endpoint {
+				t[w.PublicKey] = w.Endpoint
+			}
+		}
+	}
+}
+
+// note remembers what p gives.
+func (t told) note(p *Patch) {
+	for i := range p.Peers {
+		switch x := &p.Peers[i]; {
+		case x.Remove:
+			delete(t, x.PublicKey)
+		case x.Endpoint.IsValid():
+			t[x.PublicKey] = x.Endpoint
+		}
+	}
+}
+
 // diff returns the smallest patch that makes have into want. An unreadable
 // secret leaves its peer out (a peer whose key can't be set is not let in) and
 // is reported; the other peers are not held up by it.
-func diff(want *Device, have *Observed, sec secrets) (Patch, []error) {
+func diff(want *Device, have *Observed, sec secrets, given told) (Patch, []error) {
 	var (
 		patch Patch
 		errs  []error
@@ -34,7 +64,7 @@ func diff(want *Device, have *Observed, sec secrets) (Patch, []error) {
 			patch.PrivateKey = k
 		}
 	}
-	if have.ListenPort != want.ListenPort {
+	if want.ListenPort != 0 && have.ListenPort != want.ListenPort {
 		patch.ListenPort = &want.ListenPort
 	}
 	if have.FirewallMark != want.FirewallMark {
@@ -55,7 +85,7 @@ func diff(want *Device, have *Observed, sec secrets) (Patch, []error) {
 		}
 	}
 	for i := range want.Peers {
-		p, err := diffPeer(&want.Peers[i], known[want.Peers[i].PublicKey], sec)
+		p, err := diffPeer(&want.Peers[i], known[want.Peers[i].PublicKey], sec, given[want.Peers[i].PublicKey])
 		if err != nil {
 			errs = append(errs, err)
 			continue
@@ -67,8 +97,10 @@ func diff(want *Device, have *Observed, sec secrets) (Patch, []error) {
 	return patch, errs
 }
 
-// diffPeer returns nil when have is as wanted; have is nil for a new peer.
-func diffPeer(want *Peer, have *ObservedPeer, sec secrets) (*PeerPatch, error) {
+// diffPeer returns nil when have is as wanted; have is nil for a new peer. given
+// is the endpoint it was last given. An endpoint that is not known any more is
+// left as it is.
+func diffPeer(want *Peer, have *ObservedPeer, sec secrets, given netip.AddrPort) (*PeerPatch, error) {
 	p := PeerPatch{PublicKey: want.PublicKey}
 	changed := have == nil
 	if have == nil {
@@ -89,9 +121,13 @@ func diffPeer(want *Peer, have *ObservedPeer, sec secrets) (*PeerPatch, error) {
 		changed = true
 		p.AllowedIPs = want.AllowedIPs
 	}
-	if have.Keepalive != 0 {
+	if have.Keepalive != want.Keepalive {
 		changed = true
-		p.Keepalive = new(time.Duration)
+		p.Keepalive = &want.Keepalive
+	}
+	if want.Endpoint.IsValid() && have.Endpoint != want.Endpoint && (!have.Endpoint.IsValid() || given != want.Endpoint) {
+		changed = true
+		p.Endpoint = want.Endpoint
 	}
 	if !changed {
 		return nil, nil

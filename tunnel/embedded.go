@@ -24,7 +24,7 @@ func newEmbedded(name string, mtu int, plain bool, log *slog.Logger) (*embedded,
 	if err != nil {
 		return nil, fmt.Errorf("opening a TUN named %s: %w", name, err)
 	}
-	return &embedded{dev: device.NewDevice(t, new(bind), &device.Logger{
+	return &embedded{dev: device.NewDevice(t, &bind{log: log}, &device.Logger{
 		Verbosef: device.DiscardLogf,
 		Errorf: func(format string, args ...any) {
 			log.Warn("embedded wireguard reports a problem", "device", name, "problem", fmt.Sprintf(format, args...))

@@ -1,6 +1,10 @@
 package tunnel
 
-import "golang.zx2c4.com/wireguard/conn"
+import (
+	"log/slog"
+
+	"golang.zx2c4.com/wireguard/conn"
+)
 
 // For the fuzz targets: the protocol that embedded devices are read and written by.
 var (
@@ -9,4 +13,7 @@ var (
 )
 
 // NewBind returns the carrier of embedded devices.
-func NewBind() conn.Bind { return new(bind) }
+func NewBind() conn.Bind { return &bind{log: slog.New(slog.DiscardHandler)} }
+
+// AddressOf is Address on a kernel of the test's.
+var AddressOf = address

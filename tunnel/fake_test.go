@@ -179,6 +179,9 @@ func (l *fakeLink) peer(x tunnel.PeerPatch) {
 	if x.PresharedKey != nil {
 		o.Peers[i].PresharedKey = *x.PresharedKey
 	}
+	if x.Endpoint.IsValid() {
+		o.Peers[i].Endpoint = x.Endpoint
+	}
 	if x.Keepalive != nil {
 		o.Peers[i].Keepalive = *x.Keepalive
 	}

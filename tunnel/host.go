@@ -302,6 +302,9 @@ func kernelConfig(p *Patch) (wgtypes.Config, error) {
 			return cfg, fmt.Errorf("writing peer %s: %w", x.PublicKey, err)
 		}
 		pc := wgtypes.PeerConfig{PublicKey: k, Remove: x.Remove, PersistentKeepaliveInterval: x.Keepalive, ReplaceAllowedIPs: x.AllowedIPs != nil}
+		if x.Endpoint.IsValid() {
+			pc.Endpoint = net.UDPAddrFromAddrPort(x.Endpoint)
+		}
 		if x.PresharedKey != nil {
 			var psk [keySize]byte // zero takes the key away
 			if !x.PresharedKey.Empty() {

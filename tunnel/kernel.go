@@ -127,4 +127,6 @@ type PeerPatch struct {
 	AllowedIPs []netip.Prefix
 	// Keepalive nil leaves the interval as it is.
 	Keepalive *time.Duration
+	// Endpoint invalid leaves it as it is.
+	Endpoint netip.AddrPort
 }

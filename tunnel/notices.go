@@ -43,9 +43,17 @@ func userspaceNotice(name string) cell.Notice {
 func foreignNotice(name, kind string) cell.Notice {
 	return cell.Notice{
 		Code: NoticeForeign, Subject: name, Severity: cell.Alarm,
-		Text: fmt.Sprintf("There is a link named %s of kind %q that pic did not make, so the tunnel is off. "+
-			"Stop the program that made it (another pic, perhaps), or run: ip link delete %s", name, kind, name),
+		Text: fmt.Sprintf("There is a link named %s of kind %q that pic did not make, so the %s is off. "+
+			"Stop the program that made it (another pic, perhaps), or run: ip link delete %s", name, kind, role(name), name),
 	}
+}
+
+// role is what a link of ours is for.
+func role(name string) string {
+	if name == cell.TunnelLink {
+		return "tunnel"
+	}
+	return "exit"
 }
 
 func portNotice(d *Device) cell.Notice {

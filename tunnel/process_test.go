@@ -30,6 +30,8 @@ import (
 // plays the cell ("control").
 type request struct {
 	Op      string // apply, status, flush, close
+	Facts   cell.Facts
+	Device  string // of status; empty: the tunnel
 	State   *cell.State
 	Secrets map[cell.SecretRef]string
 }
@@ -66,11 +68,14 @@ func control(args []string) error {
 		case "apply":
 			h.Secrets = q.Secrets
 			var d tunnel.Devices
-			if d, err = tunnel.Compile(q.State, cell.Facts{}); err == nil {
+			if d, err = tunnel.Compile(q.State, q.Facts); err == nil {
 				r.Changed, err = c.Apply(bg, d)
 			}
 		case "status":
-			r.Status, err = c.Status(bg)
+			if q.Device == "" {
+				q.Device = cell.TunnelLink
+			}
+			r.Status, err = c.DeviceStatus(bg, q.Device)
 		case "flush":
 			err = c.Flush(bg)
 		}
@@ -135,6 +140,8 @@ func (r *remote) status() tunnel.Status {
 type member struct {
 	Private, PSK, Server string
 	Endpoint             string
+	Port                 int
+	Keepalive            time.Duration
 	Addresses, Allowed   []netip.Prefix
 	Kernel               bool
 }
@@ -223,7 +230,13 @@ func (m member) embedded() error {
 		return err
 	}
 	d := device.NewDevice(t, conn.NewDefaultBind(), device.NewLogger(device.LogLevelError, ""))
-	conf := fmt.Sprintf("private_key=%s\npublic_key=%s\npreshared_key=%s\nendpoint=%s\n", hexKey(m.Private), hexKey(m.Server), hexKey(m.PSK), m.Endpoint)
+	conf := fmt.Sprintf("private_key=%s\npublic_key=%s\npreshared_key=%s\n", hexKey(m.Private), hexKey(m.Server), hexKey(m.PSK))
+	if m.Port != 0 {
+		conf = fmt.Sprintf("listen_port=%d\n", m.Port) + conf
+	}
+	if m.Endpoint != "" {
+		conf += fmt.Sprintf("endpoint=%s\npersistent_keepalive_interval=%d\n", m.Endpoint, int(m.Keepalive.Seconds()))
+	}
 	for _, a := range m.Allowed {
 		conf += "allowed_ip=" + a.String() + "\n"
 	}
@@ -245,11 +258,14 @@ func (m member) kernel() error {
 	if err := errors.Join(err1, err2, err3); err != nil {
 		return err
 	}
-	p := wgtypes.PeerConfig{PublicKey: server, PresharedKey: &psk, Endpoint: net.UDPAddrFromAddrPort(netip.MustParseAddrPort(m.Endpoint))}
+	p := wgtypes.PeerConfig{PublicKey: server, PresharedKey: &psk, PersistentKeepaliveInterval: &m.Keepalive}
+	if m.Endpoint != "" {
+		p.Endpoint = net.UDPAddrFromAddrPort(netip.MustParseAddrPort(m.Endpoint))
+	}
 	for _, a := range m.Allowed {
 		p.AllowedIPs = append(p.AllowedIPs, net.IPNet{IP: a.Addr().AsSlice(), Mask: net.CIDRMask(a.Bits(), a.Addr().BitLen())})
 	}
-	return c.ConfigureDevice(memberLink, wgtypes.Config{PrivateKey: &private, Peers: []wgtypes.PeerConfig{p}})
+	return c.ConfigureDevice(memberLink, wgtypes.Config{PrivateKey: &private, ListenPort: &m.Port, Peers: []wgtypes.PeerConfig{p}})
 }
 
 // echo sends every UDP packet back to where it came from.

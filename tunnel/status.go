@@ -14,7 +14,7 @@ import (
 // rejects a session older than that (REJECT_AFTER_TIME, 180 s).
 const OnlineWithin = 180 * time.Second
 
-// Status is the tunnel as it is now.
+// Status is a device as it is now.
 type Status struct {
 	Device string
 	// Backend is empty when there is no device.
@@ -42,7 +42,28 @@ type PeerStatus struct {
 
 // Status reads the peers' device. A cell without one is no error.
 func (c *Controller) Status(ctx context.Context) (Status, error) {
-	s := Status{Device: cell.TunnelLink, Peers: map[cell.Key]PeerStatus{}}
+	return c.DeviceStatus(ctx, cell.TunnelLink)
+}
+
+// Handshake returns when the server of the exit with that link last proved
+// itself; false when it never did, or there is no such device.
+func (c *Controller) Handshake(link string) (at time.Time, ok bool) {
+	s, err := c.DeviceStatus(context.Background(), link)
+	if err != nil {
+		return time.Time{}, false
+	}
+	for _, p := range s.Peers {
+		if p.LastHandshake.After(at) {
+			at = p.LastHandshake
+		}
+	}
+	return at, !at.IsZero()
+}
+
+// DeviceStatus reads the device of that name: the tunnel's or an exit's. That
+// there is none is no error.
+func (c *Controller) DeviceStatus(ctx context.Context, device string) (Status, error) {
+	s := Status{Device: device, Peers: map[cell.Key]PeerStatus{}}
 	if err := ctx.Err(); err != nil {
 		return s, err
 	}

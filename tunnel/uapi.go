@@ -176,6 +176,9 @@ func (p *PeerPatch) formatUAPI(b *strings.Builder) error {
 		}
 		fmt.Fprintf(b, "preshared_key=%x\n", psk)
 	}
+	if p.Endpoint.IsValid() {
+		fmt.Fprintf(b, "endpoint=%s\n", p.Endpoint)
+	}
 	if p.Keepalive != nil {
 		fmt.Fprintf(b, "persistent_keepalive_interval=%d\n", int(p.Keepalive.Seconds()))
 	}

@@ -70,12 +70,12 @@ func TestPatchIsWrittenPeerByPeerAndNeverReplacesAll(t *testing.T) {
 	psk := cell.NewSecret(string(testKey(9)))
 	got, err := tunnel.FormatUAPI(&tunnel.Patch{FirewallMark: &mark, Peers: []tunnel.PeerPatch{
 		{PublicKey: testKey(3), Remove: true},
-		{PublicKey: testKey(2), PresharedKey: &psk, Keepalive: &keep, AllowedIPs: []netip.Prefix{netip.MustParsePrefix("10.17.0.2/32")}},
+		{PublicKey: testKey(2), PresharedKey: &psk, Keepalive: &keep, Endpoint: netip.MustParseAddrPort("[2001:db8::1]:4500"), AllowedIPs: []netip.Prefix{netip.MustParsePrefix("10.17.0.2/32")}},
 		{PublicKey: testKey(4), PresharedKey: &none},
 	}})
 	must(t, err)
 	want := "fwmark=1\npublic_key=" + hex3 + "\nremove=true\n" +
-		"public_key=" + hex2 + "\npreshared_key=" + hexOf(testKey(9)) + "\npersistent_keepalive_interval=25\nreplace_allowed_ips=true\nallowed_ip=10.17.0.2/32\n" +
+		"public_key=" + hex2 + "\npreshared_key=" + hexOf(testKey(9)) + "\nendpoint=[2001:db8::1]:4500\npersistent_keepalive_interval=25\nreplace_allowed_ips=true\nallowed_ip=10.17.0.2/32\n" +
 		"public_key=" + hexOf(testKey(4)) + "\npreshared_key=" + zero64 + "\n"
 	if d := cmp.Diff(want, got); d != "" {
 		t.Fatal(d)
@@ -98,7 +98,7 @@ func FuzzParseUAPI(f *testing.F) {
 			// What was read can be written again.
 			if _, err := tunnel.FormatUAPI(&tunnel.Patch{Peers: []tunnel.PeerPatch{{
 				PublicKey: p.PublicKey, PresharedKey: &p.PresharedKey,
-				AllowedIPs: p.AllowedIPs, Keepalive: &p.Keepalive,
+				AllowedIPs: p.AllowedIPs, Keepalive: &p.Keepalive, Endpoint: p.Endpoint,
 			}}}); err != nil {
 				t.Fatal(err)
 			}

@@ -30,8 +30,10 @@ func (c *Controller) Watch(trigger func()) lifecycle.Task {
 }
 
 func (c *Controller) watch(ctx context.Context, trigger func()) error {
+	defer c.watching()()
 	events := make(chan struct{}, 1)
 	poke := func() {
+		c.doubt()
 		select {
 		case events <- struct{}{}:
 		default:
@@ -71,6 +73,7 @@ func (c *Controller) poll(ctx context.Context, poke func()) error {
 			return nil
 		case <-time.After(wait):
 		}
+		lifecycle.Fault("peer poll")
 		begin := time.Now()
 		if c.drifted() {
 			poke()
@@ -98,7 +101,7 @@ func (c *Controller) drifted() bool {
 		if err != nil {
 			continue
 		}
-		if patch, errs := diff(d, &have, &c.vault); len(errs) == 0 && !patch.Empty() {
+		if patch, errs := diff(d, &have, &c.vault, c.told[d.Name]); len(errs) == 0 && !patch.Empty() {
 			return true
 		}
 	}
@@ -110,6 +113,7 @@ func (c *Controller) drifted() bool {
 func (c *Controller) listen(ctx context.Context, poke func()) error {
 	for ctx.Err() == nil {
 		err := c.kernel.Watch(ctx, func(e Event) {
+			lifecycle.Fault("tunnel watch")
 			if c.ours(e) {
 				poke()
 			}

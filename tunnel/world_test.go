@@ -20,6 +20,8 @@ import (
 // fails by an error, because it runs in a process of its own.
 var bodies = map[string]func(k tunnel.Kernel, userspace bool) error{
 	"life of a device": deviceLife,
+	"life of exits":    exitLife,
+	"a link addressed": addressed,
 	"drift is mended":  driftIsMended,
 	"growth and moves": growthAndMoves,
 	"peers watched":    peersWatched,
@@ -82,11 +84,15 @@ func runBody(args []string) error {
 
 // expect compares what is on the machine with the plan, by the kernel's word.
 func expect(k tunnel.Kernel, c *tunnel.Controller, d tunnel.Device, userspace bool) error {
-	l, err := k.Link(d.Name)
+	st, err := c.Status(bg)
 	if err != nil {
 		return err
 	}
-	st, err := c.Status(bg)
+	return expectStatus(k, st, d, userspace)
+}
+
+func expectStatus(k tunnel.Kernel, st tunnel.Status, d tunnel.Device, userspace bool) error {
+	l, err := k.Link(d.Name)
 	if err != nil {
 		return err
 	}

@@ -12,12 +12,12 @@ import (
 	"sort"
 	"strings"
 	"syscall"
-	"time"
 
 	"github.com/personal-internet-cell/pic/api"
 	"github.com/personal-internet-cell/pic/cell"
 	"github.com/personal-internet-cell/pic/certs"
 	"github.com/personal-internet-cell/pic/dns"
+	"github.com/personal-internet-cell/pic/exits"
 	"github.com/personal-internet-cell/pic/firewall"
 	"github.com/personal-internet-cell/pic/ntp"
 	"github.com/personal-internet-cell/pic/proxy"
@@ -123,6 +123,7 @@ func exports() map[string]func(*cell.State, cell.Facts) (string, error) {
 		"ntp":   text(ntp.Compile),
 		"proxy": text(proxy.Compile),
 		"certs": text(certs.Compile),
+		"exits": text(exits.Compile),
 	}
 }
 
@@ -171,7 +172,7 @@ func (h *house) serveDebug(ctx context.Context) error {
 	})
 	mux.HandleFunc("/debug/plans", func(w http.ResponseWriter, _ *http.Request) { writePlans(w, h.engine.Plans()) })
 	mux.HandleFunc("/debug/conditions", func(w http.ResponseWriter, _ *http.Request) { writeJSON(w, h.engine.Status()) })
-	return serveHTTP(ctx, l, &http.Server{Handler: mux, ReadHeaderTimeout: 5 * time.Second})
+	return h.serveHTTP(ctx, "debug", l, &http.Server{Handler: mux})
 }
 
 func writeJSON(w http.ResponseWriter, v any) {

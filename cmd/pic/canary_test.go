@@ -112,6 +112,7 @@ func TestNoCanarySings(t *testing.T) {
 		p := into[api.PeerCreated](t, h.want(201, "POST", "/api/peers", fmt.Sprintf(`{"name":"peer%d","generate_key":true}`, i)))
 		c.add("private key of "+p.Peer.Name, p.PrivateKey)
 	}
+	h.plantExits(t, c)
 	for i := range 3 {
 		tok := into[api.NewToken](t, h.want(201, "POST", "/api/auth/tokens", fmt.Sprintf(`{"name":"t%d","user":"admin","scopes":[{"method":"GET","path":"/api/status"}]}`, i)))
 		c.add("token "+tok.ID, tok.Secret)
@@ -204,7 +205,7 @@ func (h *host) shown(t *testing.T) map[string]string {
 		}
 		formats := []string{""}
 		if strings.Contains(path, "{format}") {
-			formats = []string{"nft", "wg", "zone", "state", "proxy", "certs", "ntp"}
+			formats = []string{"nft", "wg", "zone", "state", "proxy", "certs", "ntp", "exits"}
 		}
 		for _, format := range formats {
 			p := strings.NewReplacer("{name}", "peer1", "{n}", "5", "{id}", "x", "{format}", format, "{subsystem}", "firewall").Replace(path)

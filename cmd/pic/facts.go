@@ -49,25 +49,24 @@ func (l *learner) look() {
 // peer expires.
 func (l *learner) task() lifecycle.Task {
 	return lifecycle.Func("facts", func(ctx context.Context) error {
-		return lifecycle.Guard(ctx, l.log, "facts", nil, func(ctx context.Context) error {
-			for {
-				wait := l.learn()
-				t := time.NewTimer(wait)
-				select {
-				case <-ctx.Done():
-					t.Stop()
-					return nil
-				case <-l.poke:
-				case <-t.C:
-				}
+		for {
+			wait := l.learn()
+			t := time.NewTimer(wait)
+			select {
+			case <-ctx.Done():
 				t.Stop()
+				return nil
+			case <-l.poke:
+			case <-t.C:
 			}
-		})
+			t.Stop()
+		}
 	})
 }
 
 // learn updates the engine's facts and returns when to look again.
 func (l *learner) learn() time.Duration {
+	lifecycle.Fault("facts")
 	got := readMachine(l.host)
 	now, wait := l.now(), relearn
 	s, _ := l.engine.Running()
@@ -83,6 +82,7 @@ func (l *learner) learn() time.Duration {
 			}
 		}
 		slices.Sort(got.Expired)
+		got.ExitLapsed, wait = lapsed(s, now, wait)
 		if s.Network.Uplink != "" && l.host.Uplink == "" {
 			got.Uplink = uplinkNamed(got.Links, s.Network.Uplink, got.Uplink)
 		}
@@ -90,7 +90,7 @@ func (l *learner) learn() time.Duration {
 	got.UserspaceWireGuard = l.userspace()
 	l.engine.Learn(func(f *cell.Facts) {
 		f.UserspaceWireGuard = got.UserspaceWireGuard
-		f.Host, f.Uplink, f.Links, f.Resolvers, f.Expired = got.Host, got.Uplink, got.Links, got.Resolvers, got.Expired
+		f.Host, f.Uplink, f.Links, f.Resolvers, f.Expired, f.ExitLapsed = got.Host, got.Uplink, got.Links, got.Resolvers, got.Expired, got.ExitLapsed
 	})
 	return wait
 }
@@ -147,14 +147,8 @@ func uplinkNamed(links map[string]cell.LinkFact, name string, learned cell.Uplin
 	return u
 }
 
-func ours(name string) bool {
-	for _, p := range []string{cell.TunnelLink, "wg_ext", "wg_cell"} {
-		if strings.HasPrefix(name, p) {
-			return true
-		}
-	}
-	return name == "lo"
-}
+// ours reports whether a link can't be the uplink.
+func ours(name string) bool { return name == "lo" || cell.OurLink(name) }
 
 // defaultRoute4 reads the main table's default route of least metric (proc(5),
 // /proc/net/route: addresses in hexadecimal, host byte order).

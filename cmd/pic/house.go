@@ -14,6 +14,7 @@ import (
 	"os/user"
 	"path/filepath"
 	"strconv"
+	"sync"
 	"sync/atomic"
 	"time"
 
@@ -23,6 +24,7 @@ import (
 	"github.com/personal-internet-cell/pic/certs"
 	"github.com/personal-internet-cell/pic/datastore"
 	"github.com/personal-internet-cell/pic/dns"
+	"github.com/personal-internet-cell/pic/exits"
 	"github.com/personal-internet-cell/pic/firewall"
 	"github.com/personal-internet-cell/pic/internal/lifecycle"
 	"github.com/personal-internet-cell/pic/ntp"
@@ -34,48 +36,57 @@ import (
 
 // house is the wired cell.
 type house struct {
-	log     *slog.Logger
-	flags   *serveFlags
-	store   *datastore.Store
-	engine  *reconcile.Engine
-	learner *learner
-	api     *api.API
-	code    *auth.SetupCode
-	tunnel  *tunnel.Controller
-	proxy   *proxy.Server
-	dns     *dns.Server
-	certs   *certs.Controller
-	ntp     *ntp.Server
-	nightly *nightly
-	started time.Time
-	audit   *datastore.Audit
-	socket  chan struct{} // closed once the local socket listens
-	tasks   []lifecycle.Task
+	log      *slog.Logger
+	flags    *serveFlags
+	store    *datastore.Store
+	engine   *reconcile.Engine
+	learner  *learner
+	api      *api.API
+	code     *auth.SetupCode
+	tunnel   *tunnel.Controller
+	proxy    *proxy.Server
+	dns      *dns.Server
+	exits    *exits.Controller
+	certs    *certs.Controller
+	ntp      *ntp.Server
+	nightly  *nightly
+	firewall *firewall.Controller
+	counts   *counts
+	started  time.Time
+	audit    *datastore.Audit
+	socket   chan struct{} // closed once the local socket listens
+	listens  func()        // closes socket
+	tasks    []lifecycle.Task
 	// initProblem is why PIC_INIT_FILE was not used; nil: it was, or is not set.
 	initProblem atomic.Pointer[cell.Notice]
+	panics      *lifecycle.Panics
 }
 
 // build makes every room and hands each what it needs of the others. Nothing
 // in the world is touched before run.
-func build(log *slog.Logger, f *serveFlags, host cell.Host) (_ *house, err error) {
+func build(log *slog.Logger, panics *lifecycle.Panics, f *serveFlags, host cell.Host) (_ *house, err error) {
 	store, err := datastore.Open(&datastore.Config{Dir: f.state, Log: log})
 	if err != nil {
 		return nil, err
 	}
-	h := &house{log: log, flags: f, store: store, started: time.Now(), socket: make(chan struct{}), learner: newLearner(log, host)}
+	h := &house{log: log, panics: panics, flags: f, store: store, started: time.Now(), socket: make(chan struct{}), learner: newLearner(log, host)}
 	defer func() {
 		if err != nil {
 			err = errors.Join(err, store.Close())
 		}
 	}()
+	h.listens = sync.OnceFunc(func() { close(h.socket) })
 	h.nightly = newNightly(log, h.policyNow)
 	if h.audit, err = datastore.OpenAudit(store); err != nil {
 		return nil, err
 	}
 	h.code = auth.NewSetupCode(&auth.SetupCodeConfig{OnRotate: h.announce})
 	fw := firewall.New(&firewall.Config{Log: log})
+	h.firewall = fw
 	h.tunnel = tunnel.New(&tunnel.Config{Secret: store.Secret, Log: log})
-	h.dns = dns.New(&dns.Config{Logger: log})
+	h.counts = newCounts(map[string]func() map[string]int{"firewall": fw.Changed, "tunnel": h.tunnel.Changed})
+	h.dns = dns.New(&dns.Config{Logger: log, Dial: h.dialExit})
+	h.exits = h.newExits()
 	h.ntp = ntp.New(&ntp.Config{Logger: log, Adjust: ntp.SystemClock{}, Memory: store.History(), Built: buildTime()})
 	if h.certs, err = certs.New(&certs.Config{Dir: store.CertsDir(), Secret: store.Secret, Log: log}); err != nil {
 		return nil, err
@@ -89,34 +100,36 @@ func build(log *slog.Logger, f *serveFlags, host cell.Host) (_ *house, err error
 	})
 	h.engine, err = reconcile.New(&reconcile.Config{
 		Store: store, Log: log, Now: time.Now, Facts: readMachine(host), Resync: resync(f.resync),
-		Notices: []func() []cell.Notice{h.notices, h.identityNotices},
-		Stages: []reconcile.Stage{
+		Notices: []func() []cell.Notice{h.notices, h.identityNotices, h.panicNotices},
+		Stages: h.counts.watch([]reconcile.Stage{
 			reconcile.Required(reconcile.WithNotices(reconcile.NewStage("firewall", firewall.Compile, fw.Apply), fw.Notices)),
 			reconcile.WithNotices(reconcile.NewStage("tunnel", tunnel.Compile, tolerantAtFirst(h.tunnel.Apply)), h.tunnel.Notices),
 			reconcile.WithNotices(reconcile.NewStage("dns", dns.Compile, tolerant(h.dns.Apply)), h.dns.Notices),
 			reconcile.WithNotices(reconcile.NewStage("ntp", ntp.Compile, tolerant(h.ntp.Apply)), h.ntp.Notices),
 			reconcile.WithNotices(reconcile.NewStage("proxy", proxy.Compile, tolerant(h.applyProxy)), h.proxy.Notices),
+			reconcile.Background(reconcile.WithNotices(reconcile.NewStage("exits", exits.Compile, h.exits.Apply), h.exits.Notices)),
 			reconcile.Background(reconcile.WithNotices(reconcile.NewStage("certs", certs.Compile, h.certs.Apply), h.certs.Notices)),
 			reconcile.Background(reconcile.WithNotices(reconcile.NewStage("policy", compilePolicy, applyPolicy), h.nightly.notices)),
-		},
+		}),
 	})
 	if err != nil {
 		return nil, err
 	}
 	h.learner.engine = h.engine
-	h.learner.userspace = func() bool {
-		st, err := h.tunnel.Status(context.Background())
-		return err == nil && st.Backend == tunnel.BackendUserspace
-	}
+	h.learner.userspace = h.tunnel.Embedded
 	tokens := h.newTokens()
 	sessions, backoff := h.buildAPI(tokens)
 	handler := h.api.Web()
 	web.Store(&handler)
 	look := func() { h.learner.look(); h.engine.Trigger("the kernel changed") }
-	h.tasks = []lifecycle.Task{
-		h.dns, h.ntp, h.proxy, h.certs, h.code, sessions, backoff, tokens, h.watchRevisions(), lifecycle.Func("api", h.serveTokens),
-		fw.Watch(look), h.tunnel.Watch(look), h.learner.task(), h.nightly.task(h.engine.Changes),
-		lifecycle.Func("socket", h.serveSocket), lifecycle.Func("debug", h.serveDebug), watchdog(h.selfCheck),
+	// The first six guard what they run themselves: their Run is called once.
+	h.tasks = []lifecycle.Task{h.dns, h.ntp, h.proxy, h.certs, h.exits, fw.Watch(look)}
+	for _, t := range []lifecycle.Task{
+		h.code, sessions, backoff, tokens, h.watchRevisions(), h.tunnel.Watch(look), h.learner.task(), h.nightly.task(h.engine.Changes),
+		lifecycle.Func("api", h.serveTokens), lifecycle.Func("socket", h.serveSocket), lifecycle.Func("debug", h.serveDebug),
+		watchdog(h.selfCheck), lifecycle.Func("reload", h.reload),
+	} {
+		h.tasks = append(h.tasks, lifecycle.Guarded(log, t))
 	}
 	return h, nil
 }
@@ -136,7 +149,8 @@ func (h *house) buildAPI(tokens *auth.Tokens) (*auth.Sessions, *auth.Backoff) {
 		NewAuthority: certs.NewAuthority, Trust: trust, Certificates: h.certificates, Fingerprint: h.certs.EphemeralFingerprint,
 		Clock: h.clock, DNS: h.dnsStatus, DNSRecords: dnsRecords, Export: exports(), Reachable: h.reachable, Explain: explain, Policy: policyResults,
 		NetworkTest: func(ctx context.Context) []api.Check { return uplinkChecks(ctx, h.engine.Facts()) },
-		UI:          ui.Files(),
+		Exits:       h.apiExits(),
+		UI:          ui.Files(), Metrics: h.metrics,
 	})
 	return sessions, backoff
 }
@@ -179,9 +193,9 @@ func (h *house) run(ctx context.Context, out io.Writer, ready string) error {
 			h.log.Warn("telling systemd", "error", err)
 		}
 		h.log.Info("cell is up", "after", time.Since(h.started).Round(time.Millisecond), "source", h.engine.Source())
-		return h.engine.Run(ctx)
+		return lifecycle.Guard(ctx, h.log, "engine", nil, h.engine.Run)
 	})
-	err := lifecycle.Run(ctx, append([]lifecycle.Task{boot, lifecycle.Func("reload", h.reload)}, h.tasks...)...)
+	err := lifecycle.Run(ctx, append([]lifecycle.Task{boot}, h.tasks...)...)
 	_ = sdNotify("STOPPING=1")
 	return err
 }
@@ -281,30 +295,9 @@ func (h *house) serveSocket(ctx context.Context) error {
 			}
 		}
 	}
-	close(h.socket)
+	h.listens()
 	peers := auth.NewSocketPeers(&auth.SocketConfig{Log: h.log})
-	return serveHTTP(ctx, l, &http.Server{
-		Handler: h.api.Socket(), ConnContext: peers.ConnContext,
-		ReadHeaderTimeout: 5 * time.Second, IdleTimeout: time.Minute, MaxHeaderBytes: 32 << 10,
-	})
-}
-
-// serveHTTP serves until ctx ends, then gives requests two seconds.
-func serveHTTP(ctx context.Context, l net.Listener, srv *http.Server) error {
-	failed := make(chan error, 1)
-	go func() { failed <- srv.Serve(l) }()
-	select {
-	case err := <-failed:
-		return err
-	case <-ctx.Done():
-	}
-	grace, cancel := context.WithTimeout(context.WithoutCancel(ctx), 2*time.Second)
-	defer cancel()
-	if srv.Shutdown(grace) != nil {
-		_ = srv.Close()
-	}
-	<-failed
-	return nil
+	return h.serveHTTP(ctx, "socket", l, &http.Server{Handler: h.api.Socket(), ConnContext: peers.ConnContext})
 }
 
 func (h *house) notices() []cell.Notice {

@@ -77,7 +77,7 @@ func (h *house) serveTokens(ctx context.Context) error {
 		l, err = net.Listen("tcp", h.flags.api.address)
 	}
 	h.log.Info("api for tokens", "address", l.Addr())
-	return serveHTTP(ctx, l, &http.Server{Handler: h.api.TokenOnly(), ReadHeaderTimeout: 5 * time.Second, IdleTimeout: time.Minute, MaxHeaderBytes: 32 << 10})
+	return h.serveHTTP(ctx, "plain api", l, &http.Server{Handler: h.api.TokenOnly()})
 }
 
 // newSecondFactors checks codes only while the clock is at least as late as
@@ -132,6 +132,7 @@ func (h *house) watchRevisions() lifecycle.Task {
 			return nil
 		}
 		record := func() {
+			lifecycle.Fault("audit")
 			if h.engine.Source() != "current" {
 				return
 			}

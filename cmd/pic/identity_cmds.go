@@ -25,7 +25,7 @@ func identityCommands() []command {
 			name: "token create", args: "NAME --user USER --scope 'GET /api/peers'…", help: "make an API token; it is shown once", run: tokenCreate,
 			flags: func(fs *flag.FlagSet, inv *invocation) {
 				fs.StringVar(&inv.opt.owner, "user", "admin", "whose token it is: it may do no more than they may")
-				fs.Var(&inv.opt.scopes, "scope", "METHOD PATH that it may use; * is any method or one part of a path, ** the rest; may be given again")
+				fs.Var(&inv.opt.scopes, "scope", "METHOD PATH that it may use, or the word metrics; * is any method or one part of a path, ** the rest; may be given again")
 				fs.IntVar(&inv.opt.days, "days", 90, "until it expires")
 			},
 		},
@@ -52,9 +52,12 @@ type scopeList []cell.TokenScope
 func (l *scopeList) String() string { return "" }
 
 func (l *scopeList) Set(text string) error {
+	if text == "metrics" {
+		text = "GET " + cell.MetricsPath
+	}
 	f := strings.Fields(text)
 	if len(f) != 2 {
-		return errors.New("must look like 'GET /api/peers'")
+		return errors.New("must look like 'GET /api/peers', or be the word metrics")
 	}
 	*l = append(*l, cell.TokenScope{Method: strings.ToUpper(f[0]), Path: f[1]})
 	return nil

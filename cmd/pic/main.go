@@ -46,6 +46,8 @@ type invocation struct {
 	err    io.Writer
 	in     io.Reader
 	opt    options
+	// stdinUsed: a flag has read standard input, which gives its text once.
+	stdinUsed bool
 }
 
 // errUsage asks for the subcommand's usage line and exit status 2.
@@ -145,5 +147,5 @@ func usage(w io.Writer, cmds []command) {
 
 // commands is the table of subcommands.
 func commands() []command {
-	return slices.Concat(serveCommands(), stateCommands(), peerCommands(), explainCommands(), adminCommands(), identityCommands(), earlyCommands())
+	return slices.Concat(serveCommands(), stateCommands(), peerCommands(), exitCommands(), explainCommands(), adminCommands(), identityCommands(), earlyCommands())
 }

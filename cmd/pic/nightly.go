@@ -32,25 +32,24 @@ func newNightly(log *slog.Logger, run func() ([]api.PolicyResult, error)) *night
 // whenever something has changed, so that its notice goes when its cause does.
 func (n *nightly) task(changes func(context.Context) <-chan cell.Revision) lifecycle.Task {
 	return lifecycle.Func("policy tests", func(ctx context.Context) error {
-		return lifecycle.Guard(ctx, n.log, "policy tests", nil, func(ctx context.Context) error {
-			changed := changes(ctx)
-			tick := time.NewTicker(policyEvery)
-			defer tick.Stop()
-			for {
-				select {
-				case <-ctx.Done():
-					return nil
-				case <-tick.C:
+		changed := changes(ctx)
+		tick := time.NewTicker(policyEvery)
+		defer tick.Stop()
+		for {
+			select {
+			case <-ctx.Done():
+				return nil
+			case <-tick.C:
+				n.test()
+			case _, open := <-changed:
+				lifecycle.Fault("policy tests")
+				if !open {
+					changed = nil
+				} else if n.failing() {
 					n.test()
-				case _, open := <-changed:
-					if !open {
-						changed = nil
-					} else if n.failing() {
-						n.test()
-					}
 				}
 			}
-		})
+		}
 	})
 }
 

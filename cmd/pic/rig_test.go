@@ -23,7 +23,7 @@ import (
 )
 
 func TestMain(m *testing.M) {
-	netnstest.Main(m, netnstest.Helpers{"hold": hold})
+	netnstest.Main(m, netnstest.Helpers{"hold": hold, "fire": fire, "prober": prober})
 }
 
 // hold takes a port until it is killed: network, address.

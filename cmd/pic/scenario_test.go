@@ -8,6 +8,7 @@ import (
 	"github.com/personal-internet-cell/pic/cell"
 	"github.com/personal-internet-cell/pic/certs"
 	"github.com/personal-internet-cell/pic/dns"
+	"github.com/personal-internet-cell/pic/exits"
 	"github.com/personal-internet-cell/pic/firewall"
 	"github.com/personal-internet-cell/pic/internal/scenario"
 	"github.com/personal-internet-cell/pic/ntp"
@@ -30,7 +31,7 @@ func TestScenarios(t *testing.T) {
 		t.Run(filepath.Base(f), func(t *testing.T) {
 			scenario.Run(t, f, map[string]scenario.Compile{
 				"firewall": compile(firewall.Compile), "tunnel": compile(tunnel.Compile), "dns": compile(dns.Compile),
-				"ntp": compile(ntp.Compile), "proxy": compile(proxy.Compile), "certs": compile(certs.Compile),
+				"ntp": compile(ntp.Compile), "proxy": compile(proxy.Compile), "certs": compile(certs.Compile), "exits": compile(exits.Compile),
 			})
 		})
 	}

@@ -15,6 +15,7 @@ import (
 	"time"
 
 	"github.com/personal-internet-cell/pic/cell"
+	"github.com/personal-internet-cell/pic/internal/lifecycle"
 )
 
 // serveFlags are the flags of `pic serve`.
@@ -30,6 +31,8 @@ type serveFlags struct {
 	adopt          uint64
 	api            apiFlag
 	resync         time.Duration
+	echo           string
+	stopChildren   bool
 }
 
 func serveCommands() []command {
@@ -52,6 +55,8 @@ func serveFlagSet(fs *flag.FlagSet, inv *invocation) {
 	fs.Var(&f.api, "api", "loopback address of the API for tokens, without TLS; "+apiDefault+" when none is given; off by default")
 	fs.StringVar(&f.debug, "debug", "", "loopback address for pprof and /debug/{state,plans,conditions}; off by default")
 	fs.StringVar(&f.logLevel, "log-level", "info", "debug, info, warn or error")
+	fs.StringVar(&f.echo, "echo", "", "URL of a service that answers with the address it sees, asked through each exit; default: well-known ones")
+	fs.BoolVar(&f.stopChildren, "stop-children", false, "end the exits' programs (openvpn, tor) with the cell; default: leave them, for the next start to take over")
 	fs.DurationVar(&f.resync, "resync", 5*time.Minute, "how often everything is looked at although the kernel told of no change; 0: never, for tests")
 }
 
@@ -113,7 +118,8 @@ func serve(ctx context.Context, inv *invocation) error {
 	if err := level.UnmarshalText([]byte(f.logLevel)); err != nil {
 		return fmt.Errorf("--log-level: %w", err)
 	}
-	log := slog.New(slog.NewTextHandler(inv.err, &slog.HandlerOptions{Level: level}))
+	panics := lifecycle.NewPanics()
+	log := slog.New(panics.Handler(slog.NewTextHandler(inv.err, &slog.HandlerOptions{Level: level})))
 	if m := missingCapabilities(); len(m) > 0 {
 		return fmt.Errorf("this process lacks %s: run it as root (sudo pic serve) or start the systemd unit (systemctl start pic)", strings.Join(m, ", "))
 	}
@@ -124,7 +130,7 @@ func serve(ctx context.Context, inv *invocation) error {
 	if err := os.Remove(ready); err != nil && !errors.Is(err, os.ErrNotExist) {
 		return err
 	}
-	h, err := build(log, f, host)
+	h, err := build(log, panics, f, host)
 	if err != nil {
 		return err
 	}

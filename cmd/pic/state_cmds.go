@@ -40,6 +40,7 @@ type options struct {
 	scopes        scopeList
 	days          int
 	stateDir      string
+	exits         exitOptions
 }
 
 func writeFlags(fs *flag.FlagSet, inv *invocation) {

@@ -11,7 +11,6 @@ import (
 	"errors"
 	"fmt"
 	"log/slog"
-	"runtime/debug"
 	"sync"
 	"time"
 )
@@ -90,6 +89,22 @@ func Guard(ctx context.Context, log *slog.Logger, name string, onPanic func(), r
 	}
 }
 
+// Guarded is t under [Guard]: its Run must be one that can be called again.
+func Guarded(log *slog.Logger, t Task) Task { return guarded{t, log} }
+
+type guarded struct {
+	Task
+	log *slog.Logger
+}
+
+func (g guarded) Run(ctx context.Context) error {
+	return Guard(ctx, g.log, g.String(), nil, func(ctx context.Context) error {
+		ctx, cancel := context.WithCancel(ctx)
+		defer cancel() // what a run that panicked has begun ends with it
+		return g.Task.Run(ctx)
+	})
+}
+
 // Protect runs f and turns a panic into an error, logged with its stack.
 func Protect(log *slog.Logger, name string, f func() error) error {
 	err, _ := protect(log, name, f)
@@ -99,7 +114,7 @@ func Protect(log *slog.Logger, name string, f func() error) error {
 func protect(log *slog.Logger, name string, f func() error) (err error, panicked bool) {
 	defer func() {
 		if p := recover(); p != nil {
-			log.Error("recovered from a panic", "task", name, "panic", fmt.Sprint(p), "stack", string(debug.Stack()))
+			Recovered(log, name, p)
 			err, panicked = fmt.Errorf("%s panicked: %v", name, p), true
 		}
 	}()

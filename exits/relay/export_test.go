@@ -1,0 +1,4 @@
+package relay
+
+// OriginOf is for the fuzz target.
+var OriginOf = originOf
