@@ -57,7 +57,7 @@ func (l *Lab) Flock(h *Host, n int, marker, resolver string) {
 
 // flock is the sending process. Errors are the point: a closed way refuses.
 func flock(v4, v6 netip.Addr, marker, resolver string) []func() error {
-	payload := []byte(CanaryLabel + "-" + marker)
+	payload := []byte(CanaryLabel + "-" + marker + ".") // the kernel may join several datagrams
 	every := func(d time.Duration, f func(n int)) func() error {
 		return func() error {
 			for n := 0; ; n++ {
@@ -125,7 +125,7 @@ func flock(v4, v6 netip.Addr, marker, resolver string) []func() error {
 			_, _ = c.Read(make([]byte, 1500))
 		}
 	}
-	big := append([]byte(CanaryLabel+"-"+marker), make([]byte, 4000)...)
+	big := append([]byte(CanaryLabel+"-"+marker+"."), make([]byte, 4000)...)
 	return []func() error{
 		every(25*time.Millisecond, tcp(v4)), every(25*time.Millisecond, tcp(v6)),
 		every(20*time.Millisecond, udp(v4, 5000, payload)), every(20*time.Millisecond, udp(v6, 5000, payload)),
