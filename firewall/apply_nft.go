@@ -19,24 +19,10 @@ import (
 )
 
 const (
-	// socketBuffer is forced (SO_RCVBUFFORCE): with the default the answers to
-	// a large batch overflow, which looks like a failure and is none.
-	socketBuffer = 32 << 20
 	// chunk bounds one message's elements: its length field has 16 bits.
 	chunk = 1000
 	tries = 6
 )
-
-func dialNFT() (*nftables.Conn, error) {
-	c, err := nftables.New(nftables.AsLasting(), nftables.WithSockOptions(func(n *netlink.Conn) error {
-		return errors.Join(n.SetReadBuffer(socketBuffer), n.SetWriteBuffer(socketBuffer),
-			n.SetDeadline(time.Now().Add(30*time.Second)))
-	}))
-	if err != nil {
-		return nil, fmt.Errorf("opening a netfilter socket: %w", err)
-	}
-	return c, nil
-}
 
 func kernelTable(n string) *nftables.Table {
 	return &nftables.Table{Name: n, Family: nftables.TableFamilyINet}

@@ -22,6 +22,7 @@ func TestMain(m *testing.M) {
 	netnstest.Main(m, netnstest.Helpers{
 		"apply": applyHelper, "live": liveHelper, "send": sendHelper, "relay": relayHelper, "dial": dialHelper,
 		"serve": serveHelper, "watch": watchHelper, "flap": flapHelper, "storm": stormHelper, "early": earlyHelper, "hear": hearHelper,
+		"crowded": crowdedHelper,
 	})
 }
 
