@@ -5,6 +5,7 @@ import (
 	"encoding/json"
 	"errors"
 	"fmt"
+	"net/netip"
 	"os"
 	"os/signal"
 	"syscall"
@@ -54,6 +55,15 @@ func serve(ctx context.Context, name string, args []string) error {
 		servers, err = internet(args[0])
 	case name == "service" && len(args) == 1:
 		servers, err = service(args[0])
+	case name == "sniff" && len(args) == 3:
+		servers, err = sniff(args[0], args[1], args[2])
+	case name == "flock" && len(args) == 4:
+		var v4, v6 netip.Addr
+		v4, err = netip.ParseAddr(args[0])
+		if err == nil {
+			v6, err = netip.ParseAddr(args[1])
+		}
+		servers = flock(v4, v6, args[2], args[3])
 	default:
 		return fmt.Errorf("no server %s with %d arguments", name, len(args))
 	}
