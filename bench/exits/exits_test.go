@@ -289,7 +289,10 @@ func serversHelper(args []string) error {
 			return
 		}
 		defer u.Close()
-		go func() { _, _ = io.Copy(u, c) }()
+		go func() { // or the sender would wait for an answer in vain
+			_, _ = io.Copy(u, c)
+			_ = u.(*net.TCPConn).CloseWrite()
+		}()
 		_, _ = io.Copy(c, u)
 	})
 	if err != nil {
