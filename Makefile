@@ -13,6 +13,7 @@ FUZZTIME  ?= 5s
 N         ?= 10
 JOBS      ?= 2
 KILLS     ?= 1
+ROUNDS    ?= 45
 KILL_GOTEST ?= $(GOTEST)
 GOTEST    ?= go run ./rig/gotest -no-skips --
 # What the guest of the VM rig needs beside the test binary.
@@ -21,7 +22,7 @@ VM        := $(CURDIR)/bin/vmtest -m 768 -t 8m -x ip -x nft -x wg -x ping -x nse
 VM_CLOCK  := $(CURDIR)/bin/vmtest -t 4m -x ip -q -rtc
 
 .DEFAULT_GOAL := build
-.PHONY: build ui pic run start stop restart flush logs claim-info test check fmt cover fuzz-smoke \
+.PHONY: build ui pic run start stop restart flush logs claim-info test check fmt cover fuzz-smoke leakmatrix \
 	lab dev vmtest screenshots kill-tests torture mutants bench setup clean help
 
 build: ui pic ## UI and binary: bin/pic
@@ -113,6 +114,9 @@ kill-tests: ## the process killed at every arrow of a commit and at random times
 torture: ## the real binary: 1,000 kills at random times, 1,000 at system calls, every damage to every file, floods
 	PIC_TORTURE=1 $(GOTEST) -count=1 -v -tags nomsgpack -timeout 4h -run '^(TestDeath|TestEveryDamage|TestLockOut|TestFloods)' ./cmd/pic
 	@$(MAKE) --no-print-directory kill-tests KILLS=$(N)
+
+leakmatrix: pic setup-test ## bar KS-1: every fault on every exit, ROUNDS times, with a peer of each that sends all the time
+	PIC_BINARY=$(CURDIR)/bin/pic $(GOTEST) -count=1 -v -tags nomsgpack -timeout 6h -run 'TestTheRigSeesALeak|TestNothingLeaks' ./internal/leaktest -rounds $(ROUNDS)
 
 mutants: setup-test ui ## the program broken line by line, each breakage noticed by the test that guards its promise
 	go run ./rig/mutants -j $(JOBS)

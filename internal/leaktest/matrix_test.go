@@ -25,7 +25,7 @@ import (
 )
 
 var (
-	rounds = flag.Int("rounds", 1, "how often each fault is tried, in an order of its own each time")
+	rounds = flag.Int("rounds", 0, "how often each fault is tried, in an order of its own each time; 0: a handful, once")
 	seed   = flag.Uint64("seed", 0, "of the order of the faults; 0: a new one")
 	faulty = flag.String("faults", "", "only faults whose name contains this")
 	only   = flag.String("exits", "", "only exits whose name contains this")
@@ -59,6 +59,9 @@ func binary(t *testing.T) string {
 	}
 	return bin
 }
+
+// handful is how many faults, at random, `make test` tries.
+const handful = 8
 
 // subject is a peer on an exit of its own. Number 0 is the control: it leaves
 // directly, so that the sniffer is seen to see.
@@ -249,10 +252,13 @@ func TestNothingLeaks(t *testing.T) {
 	r := rand.New(rand.NewPCG(*seed, 1))
 	t.Logf("seed %d, %d exits, %d probes", *seed, len(m.subjects)-1, len(labtest.Probes))
 	tried, began := 0, time.Now()
-	for round := range *rounds {
+	for round := range max(1, *rounds) {
 		list := slices.Clone(m.faults())
 		list = slices.DeleteFunc(list, func(f fault) bool { return !strings.Contains(f.name, *faulty) })
 		r.Shuffle(len(list), func(i, j int) { list[i], list[j] = list[j], list[i] })
+		if *rounds == 0 {
+			list = list[:min(handful, len(list))]
+		}
 		for _, f := range list {
 			m.control(60 * time.Second)
 			undo := f.do(r)
@@ -288,13 +294,10 @@ func (m *matrix) sawTheControl(f fault) {
 func TestTheRigSeesALeak(t *testing.T) {
 	m := newMatrix(t)
 	m.control(90 * time.Second)
-	c := m.lab.Cell
-	c.Kill()
-	for _, table := range []string{"pic", "pic_guard"} {
-		c.Exec("nft", "delete", "table", "inet", table)
-	}
-	c.Sh(flushRules)
-	netnstest.Eventually(t, 20*time.Second, func() error {
+	// The tunnel may be inside the process, so the cell goes on, and its repairs
+	// are undone as fast as they come.
+	netnstest.Eventually(t, 60*time.Second, func() error {
+		m.lab.Cell.Sh(`nft delete table inet pic 2>/dev/null || true; nft delete table inet pic_guard 2>/dev/null || true` + "\n" + flushRules)
 		now := m.uplink.Seen()
 		for _, s := range m.subjects[1:] {
 			if v4, v6 := labtest.Canary(s.n); now.To[v4.String()] == 0 || now.To[v6.String()] == 0 {
