@@ -9,7 +9,7 @@ import { strength } from '../src/password'
 
 const key = 'hSDwCYkwp1R0i33ctD73Wg2/Og0mOBr066SpjqqbTmo='
 const peer: Peer = {
-  name: 'phone', public_key: key, address4: '10.64.0.2', address6: 'fd00::2', destinations: 'split', keepalive: 0, exit: 'tor', expires: '2027-01-02T03:04:05Z', enabled: false, note: 'n', owner: 'eve',
+  name: 'phone', public_key: key, address4: '10.64.0.2', address6: 'fd00::2', destinations: 'split', keepalive: 0, exit: 'tor', exit_until: null, exit_then: '', exit_choice: [], socks: [], expires: '2027-01-02T03:04:05Z', enabled: false, note: 'n', owner: 'eve',
   trust: 'guest', services: ['files'], peers: ['laptop'], lan: ['lan'], created: '2026-01-01T00:00:00Z', preshared_key: true, fqdn: 'phone.peers.home.internal', online: false, endpoint: '', last_handshake: null, rx_bytes: 0, tx_bytes: 0,
 }
 
