@@ -10,6 +10,7 @@ import (
 	"net"
 	"net/netip"
 	"os"
+	"path/filepath"
 	"reflect"
 	"slices"
 	"strings"
@@ -52,8 +53,9 @@ type Controller struct {
 	ephemeral *tls.Certificate
 	table     atomic.Pointer[table]
 
-	mu      sync.Mutex // serialises Apply and the end of Run
-	applied Subjects
+	mu sync.Mutex // serialises Apply and the end of Run
+	// applied is read while Apply waits for an issuer, so it has no part in mu.
+	applied atomic.Pointer[Subjects]
 	stopped bool
 }
 
@@ -74,6 +76,12 @@ func New(cfg *Config) (*Controller, error) {
 	if err := os.MkdirAll(cfg.Dir, 0o700); err != nil {
 		return nil, fmt.Errorf("making the certificate folder: %w", err)
 	}
+	// The folder is this process's alone (the store is locked), so a lock in it
+	// is of one that was killed. certmagic would wait ten seconds to believe it,
+	// and the boot with it.
+	if err := os.RemoveAll(filepath.Join(cfg.Dir, "locks")); err != nil {
+		return nil, fmt.Errorf("removing the locks of a process that was killed: %w", err)
+	}
 	var err error
 	if c.ephemeral, err = newEphemeral(c.cfg.Now()); err != nil {
 		return nil, err
@@ -81,6 +89,7 @@ func New(cfg *Config) (*Controller, error) {
 	c.zap = zapLogger(cfg.Log)
 	c.storage = &certmagic.FileStorage{Path: cfg.Dir}
 	c.table.Store(&table{})
+	c.applied.Store(&Subjects{})
 	return c, nil
 }
 
@@ -103,7 +112,7 @@ func (c *Controller) Apply(ctx context.Context, s Subjects) (changed bool, err e
 	if s.Authority == nil {
 		changed = old.engine != nil
 		c.replace(&table{})
-		c.applied = s
+		c.applied.Store(&s)
 		return changed, nil
 	}
 
@@ -143,7 +152,7 @@ func (c *Controller) Apply(ctx context.Context, s Subjects) (changed bool, err e
 		}
 	}
 	c.replace(next)
-	c.applied = s
+	c.applied.Store(&s)
 	if err := errors.Join(errs...); err != nil {
 		return changed, fmt.Errorf("applying certificates: %w", err)
 	}

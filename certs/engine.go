@@ -103,9 +103,7 @@ const (
 
 // Notices tells what a person should know about the certificates in use.
 func (c *Controller) Notices() []cell.Notice {
-	c.mu.Lock()
-	s, t, now := c.applied, c.table.Load(), c.cfg.Now()
-	c.mu.Unlock()
+	s, t, now := *c.applied.Load(), c.table.Load(), c.cfg.Now()
 	if s.Mode == "" {
 		return nil
 	}
