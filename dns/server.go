@@ -64,7 +64,9 @@ type Server struct {
 func New(c *Config) *Server {
 	s := &Server{log: c.Logger, ready: make(chan struct{})}
 	s.listeners = listen.New(&listen.Config[*listener]{
-		Open: s.open, Close: (*listener).close, Log: c.Logger, Opened: "serving names", Closed: "no longer serving names",
+		Open: s.open, Close: (*listener).close,
+		Opened: func(a netip.AddrPort) { s.log.Info("serving names", "address", a) },
+		Closed: func(a netip.AddrPort) { s.log.Info("no longer serving names", "address", a) },
 	})
 	s.base, s.stop = context.WithCancel(context.Background())
 	direct := c.Direct

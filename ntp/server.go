@@ -71,7 +71,9 @@ func New(c *Config) *Server {
 		log: c.Logger, clock: c.Clock, limit: newLimiter(), ready: make(chan struct{}), replan: make(chan struct{}, 1),
 	}
 	s.listeners = listen.New(&listen.Config[*net.UDPConn]{
-		Open: s.open, Close: func(c *net.UDPConn) { _ = c.Close() }, Log: c.Logger, Opened: "telling the time", Closed: "no longer telling the time",
+		Open: s.open, Close: func(c *net.UDPConn) { _ = c.Close() },
+		Opened: func(a netip.AddrPort) { s.log.Info("telling the time", "address", a) },
+		Closed: func(a netip.AddrPort) { s.log.Info("no longer telling the time", "address", a) },
 	})
 	if s.clock == nil {
 		s.clock = &KernelClock{}

@@ -7,7 +7,6 @@ import (
 	"cmp"
 	"errors"
 	"fmt"
-	"log/slog"
 	"maps"
 	"net/netip"
 	"slices"
@@ -19,9 +18,9 @@ type Config[L any] struct {
 	// Open begins to serve an address, Close ends that at once.
 	Open  func(netip.AddrPort) (L, error)
 	Close func(L)
-	Log   *slog.Logger
-	// Opened and Closed are the messages of the log.
-	Opened, Closed string
+	// Opened and Closed are told of each; the owner logs it, as the log goes by
+	// the room whose line it is.
+	Opened, Closed func(netip.AddrPort)
 }
 
 // Set holds listeners by address. It is not safe for concurrent use: its owner
@@ -59,14 +58,14 @@ func (s *Set[L]) Apply(want []netip.AddrPort) (changed bool, err error) {
 			continue
 		}
 		s.byAddr[a] = l
-		s.cfg.Log.Info(s.cfg.Opened, "address", a)
+		s.cfg.Opened(a)
 		changed = true
 	}
 	for a, l := range s.byAddr {
 		if !wanted[a] {
 			s.cfg.Close(l)
 			delete(s.byAddr, a)
-			s.cfg.Log.Info(s.cfg.Closed, "address", a)
+			s.cfg.Closed(a)
 			changed = true
 		}
 	}

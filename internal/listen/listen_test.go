@@ -3,7 +3,6 @@ package listen_test
 import (
 	"errors"
 	"fmt"
-	"log/slog"
 	"net/netip"
 	"strings"
 	"syscall"
@@ -34,8 +33,8 @@ func (w *world) set() *listen.Set[*int] {
 			w.did = append(w.did, "+"+a.String())
 			return l, nil
 		},
-		Close: func(l *int) { w.did = append(w.did, "-"+names[l]) },
-		Log:   slog.New(slog.DiscardHandler), Opened: "opened", Closed: "closed",
+		Close:  func(l *int) { w.did = append(w.did, "-"+names[l]) },
+		Opened: func(netip.AddrPort) {}, Closed: func(netip.AddrPort) {},
 	})
 }
 
