@@ -154,7 +154,7 @@ func firewallTable() []mutant {
 		},
 		{
 			guards: "expired and disabled peers are not let in", file: "tunnel/compile.go", test: "TestDisabledAndExpiredPeersAreNotLetIn",
-			old: `if !p.Enabled || expired[p.Name] {`, new: `if expired == nil {`,
+			old: `p.Enabled && !expired[p.Name] {`, new: `expired != nil {`,
 		},
 		{
 			guards: "a private key that is not the public key's is not set", file: "tunnel/diff.go", test: "TestAPrivateKeyThatIsNotThePublicKeysIsRefused",
@@ -548,7 +548,7 @@ func webTable() []mutant {
 		},
 		{
 			guards: "connections are capped per source", file: "proxy/accept.go", test: "TestConnectionsAreCapped",
-			old: `if c.total >= maxConns || c.by[key] >= maxConnsPerSource {`, new: `if c.total >= maxConns {`,
+			old: `if mine >= maxConnsPerSource {`, new: `if mine >= maxConns {`,
 		},
 		{
 			guards: "a stolen key signs for no other names", file: "certs/authority.go", test: "TestNameConstraintsBindTheStolenKey",
