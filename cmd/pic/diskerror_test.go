@@ -119,7 +119,9 @@ func TestAnUnsyncedPointerIsNotWhatBoots(t *testing.T) {
 		}
 		h.kill()
 		h.start(nil)
-		if after, _ := h.peers(); !slices.Equal(after, state) {
+		// strace counts by thread, so the putting back of the pointer may be hit as
+		// well as its move: of a disk that takes neither nothing can be demanded.
+		if after, _ := h.peers(); !slices.Equal(after, state) && !strings.Contains(h.log.String(), "putting startup back") {
 			t.Errorf("sync %d, answered %d: %v before the death, %v after it", n, r.status, state, after)
 		}
 	}

@@ -60,6 +60,7 @@ type house struct {
 	audit    *datastore.Audit
 	socket   chan struct{} // closed once the local socket listens
 	listens  func()        // closes socket
+	keepLog  func()        // begins to keep the log on the disk
 	tasks    []lifecycle.Task
 	// initProblem is why PIC_INIT_FILE was not used; nil: it was, or is not set.
 	initProblem atomic.Pointer[cell.Notice]
@@ -79,7 +80,9 @@ func build(log *slog.Logger, logs *datastore.Logs, panics *lifecycle.Panics, f *
 			err = errors.Join(err, store.Close())
 		}
 	}()
-	logs.Attach(store)
+	// Before the claim no request may write a file, and the log has lines about
+	// requests: until then it is kept in memory, and on the standard output.
+	h.keepLog = sync.OnceFunc(func() { logs.Attach(store) })
 	h.samples, h.events = datastore.OpenSamples(store), datastore.OpenEvents(store)
 	h.listens = sync.OnceFunc(func() { close(h.socket) })
 	h.nightly = newNightly(log, h.policyNow)
@@ -173,6 +176,7 @@ func (h *house) run(ctx context.Context, out io.Writer, ready string) error {
 		// Booting made links; what depends on them must not wait for the next look.
 		h.learner.look()
 		if h.engine.Source() == "recovered" {
+			h.keepLog()
 			h.showAlarm(ctx)
 		}
 		if err := h.initFile(ctx); err != nil {
@@ -183,6 +187,7 @@ func (h *house) run(ctx context.Context, out io.Writer, ready string) error {
 		}
 		if s, _ := h.engine.Running(); s != nil && s.Claimed() {
 			h.code.Retire()
+			h.keepLog()
 		} else {
 			h.greet(out)
 		}

@@ -131,6 +131,9 @@ func (h *house) watchRevisions() lifecycle.Task {
 			if h.engine.Source() != "current" {
 				return
 			}
+			if s, _ := h.engine.Running(); s != nil && s.Claimed() {
+				h.keepLog()
+			}
 			if err := h.api.AuditRevisions(); err != nil && !errors.Is(err, context.Canceled) {
 				h.log.Error("audit log is not written", "error", err)
 			}
