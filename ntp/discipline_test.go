@@ -113,6 +113,7 @@ type server struct {
 	lost                       bool
 	kiss                       string
 	asked                      int
+	rand                       *rand.Rand // its own, for servers are asked at once and in any order
 }
 
 type world struct {
@@ -120,7 +121,6 @@ type world struct {
 	mu      sync.Mutex
 	servers map[string]*server
 	other   string
-	rand    *rand.Rand
 	memory  memory
 	s       *ntp.Server
 }
@@ -137,7 +137,10 @@ func (m memory) Load(name string) ([]byte, error) {
 func (m memory) Save(name string, b []byte) error { m[name] = b; return nil }
 
 func newWorld(m *machine, servers map[string]*server) *world {
-	return &world{machine: m, servers: servers, rand: rand.New(rand.NewPCG(1, 2)), memory: memory{}}
+	for name, s := range servers {
+		s.rand = rand.New(rand.NewPCG(1, uint64(name[0])))
+	}
+	return &world{machine: m, servers: servers, memory: memory{}}
 }
 
 func (w *world) ask(name string) ntp.Reply {
@@ -153,10 +156,10 @@ func (w *world) ask(name string) ntp.Reply {
 	}
 	var noise, queue time.Duration
 	if s.jitter > 0 {
-		noise = time.Duration(w.rand.NormFloat64() * float64(s.jitter))
+		noise = time.Duration(s.rand.NormFloat64() * float64(s.jitter))
 	}
 	if s.queue > 0 {
-		queue = time.Duration(w.rand.Int64N(int64(s.queue)))
+		queue = time.Duration(s.rand.Int64N(int64(s.queue)))
 	}
 	return ntp.Reply{Offset: s.bias - w.error() + noise + queue/2, Delay: s.delay + queue, RootDispersion: ms, Stratum: 2}
 }
