@@ -20,6 +20,13 @@ class Refusal extends Error {
 }
 
 /** @param {{dist: string, claimed?: boolean}} o */
+/** An exit as the cell would make it of what was sent. */
+const exitOf = (b) => ({
+  id: (b.name ?? 'wg').toLowerCase(), name: b.name ?? 'wg', type: b.type, catalog_id: 'wireguard-ext', kind: 'routed', slot: 0, mark: 16, table: 110, relay_port: 0, socks_port: 10816, link_name: 'wg_ext0', enabled: true, socks: false, probes: [],
+  created: new Date().toISOString(), wireguard: { public_key: '', peer_key: '', endpoint: 'vpn.example.net:51820', allowed_ips: ['0.0.0.0/0'], keepalive: 25, mtu: 0, dns: [], has_preshared_key: false }, address4: '10.64.0.2', address6: '', has_credentials: true, used_by: [],
+  state: 'up', reason: '', since: new Date().toISOString(), latency_ms: 31, public_address4: '198.51.100.50', public_address6: '', rx_bytes: 18_874_368, tx_bytes: 2_201_600, leaked_packets: 0, connections: 0, pending_host_key: null, v6: false, udp: true, restarts: 0,
+})
+
 export function startCell({ dist, claimed = false }) {
   const started = new Date().toISOString()
   const key = (n) => createHash('sha256').update(n).digest('base64')
@@ -32,6 +39,7 @@ export function startCell({ dist, claimed = false }) {
     reauth: false,
     identity: claimed ? { name: 'home', domain: 'home.internal', domain_mode: 'lan' } : { name: '', domain: 'cell.internal', domain_mode: '' },
     peers: [],
+    exits: [],
     policy: [{ assertion: 'phone cannot reach files', pointer: '/network/policy/0', result: 'holds', text: '' }, { assertion: 'tv leaves by nl', pointer: '/network/policy/1', result: 'unknown', text: 'the uplink is not known' }],
     revisions: [{ number: 1, parent: 0, time: started, author: { name: 'pic', via: 'local', address: '' }, message: 'new cell', status: 'committed', peers: [] }],
     running: 1,
@@ -258,6 +266,44 @@ export function startCell({ dist, claimed = false }) {
     ['DELETE', '/api/peers/:name', 'user', ({ req, url, p }) => commit(req, url, 'admin', `remove peer ${p.name}`, cell.peers.filter((x) => x.name !== p.name), { status: 204 })],
     ['GET', '/api/peers/:name/config', 'user', ({ p }) => ({ text: config(cell.peers.find((x) => x.name === p.name)), headers: { 'Content-Disposition': `attachment; filename="${p.name}.conf"` } })],
     ['GET', '/api/services/active', 'user', () => ({ body: { items: [{ id: 'files', name: 'Files', subdomain: 'files', url: 'https://files.home.internal/', capabilities: ['webdav'], access: 'granted' }] } })],
+    ['GET', '/api/connectivity/exits', 'user', () => ({ body: { items: cell.exits } })],
+    ['GET', '/api/connectivity/chains', 'user', () => ({ body: { items: [] } })],
+    ['GET', '/api/connectivity/types', 'user', () => ({ body: { items: ['wireguard_ext', 'openvpn', 'tor', 'sshuttle', 'proxy'].map((type) => ({ type, catalog_id: type, enabled: false, program: type === 'tor' ? 'tor' : '', installed: type !== 'tor', install_command: type === 'tor' ? 'apt install tor' : '', count: 0, max: 10 })) } })],
+    ['POST', '/api/connectivity/exits/parse', 'user', ({ body: b }) => ({ body: {
+      ok: !b.config.includes('PostUp'), name: 'wg', address4: '10.64.0.2', address6: '', asks: [],
+      refused: b.config.includes('PostUp') ? [{ line: 4, text: 'PostUp runs a command on the cell, which a configuration may not: remove the line' }] : [],
+      warnings: [{ line: 3, text: 'a search domain is ignored' }],
+    } })],
+    ['POST', '/api/connectivity/exits', 'user', ({ req, url, body: b }) => {
+      if (b.config.includes('PostUp')) throw new Refusal(422, 'validation', 'line 4: PostUp runs a command on the cell')
+      const made = exitOf(b)
+      const out = commit(req, url, 'admin', `add exit ${made.id}`, cell.peers, { status: 201, body: made })
+      if (!url.searchParams.has('dry_run')) cell.exits.push(made)
+      return out
+    }],
+    ['GET', '/api/connectivity/exits/:id', 'user', ({ p }) => {
+      const found = cell.exits.find((x) => x.id === p.id)
+      if (!found) throw new Refusal(404, 'not_found', `there is no exit "${p.id}"`)
+      return { body: found, headers: { ETag: `"${cell.running}"` } }
+    }],
+    ['PUT', '/api/connectivity/exits/:id', 'user', ({ req, url, p, body: b }) => {
+      const found = cell.exits.find((x) => x.id === p.id)
+      const out = commit(req, url, 'admin', `change exit ${p.id}`, cell.peers, { body: found })
+      if (!url.searchParams.has('dry_run')) Object.assign(found, b, { state: b.enabled ? 'connecting' : 'disabled', reason: '' })
+      return out
+    }],
+    ['DELETE', '/api/connectivity/exits/:id', 'user', ({ req, url, p }) => {
+      const out = commit(req, url, 'admin', `remove exit ${p.id}`, cell.peers, { status: 204 })
+      if (!url.searchParams.has('dry_run')) cell.exits = cell.exits.filter((x) => x.id !== p.id)
+      return out
+    }],
+    ['POST', '/api/connectivity/exits/:id/host-key', 'user', ({ req, url, p }) => {
+      const found = cell.exits.find((x) => x.id === p.id)
+      const out = commit(req, url, 'admin', `accept the host key of ${p.id}`, cell.peers, { body: found })
+      if (!url.searchParams.has('dry_run')) Object.assign(found, { pending_host_key: null, state: 'up', reason: '' })
+      return out
+    }],
+    ['POST', '/api/connectivity/exits/:id/test', 'user', () => ({ body: { ok: true, time: new Date().toISOString(), public_address4: '198.51.100.50', public_address6: '', latency_ms: 31.4, dns: true, checks: [{ name: 'connection', ok: true, text: '' }, { name: 'IPv6', ok: false, text: 'the exit carries no IPv6' }] } })],
     ['GET', '/api/firewall/policy', 'user', () => ({ body: { items: cell.policy } })],
     ['PUT', '/api/firewall/policy', 'user', ({ req, url, body: b }) => {
       const out = commit(req, url, 'admin', 'change the policy tests', cell.peers)
@@ -307,7 +353,7 @@ export function startCell({ dist, claimed = false }) {
     if (mutation && route.access === 'user' && req.headers['x-csrf-token'] !== s.csrf) throw new Refusal(403, 'csrf', 'the token is missing')
     let raw = ''
     for await (const chunk of req) raw += chunk
-    if (raw.includes('PrivateKey') || raw.includes('private_key')) throw new Refusal(500, 'leak', 'a private key left the page')
+    if (!url.pathname.startsWith('/api/connectivity/exits') && raw.includes('PrivateKey') || raw.includes('private_key')) throw new Refusal(500, 'leak', 'a private key left the page')
     if (mutation && cell.reauth && route.access === 'user' && url.pathname !== '/api/auth/reauth' && url.pathname !== '/api/auth/logout' && !url.searchParams.has('dry_run')) throw new Refusal(401, 'reauth_required', 'the password again, please')
     return route.handle({ req, res, url, p: route.p, s, body: raw ? JSON.parse(raw) : {} })
   }

@@ -17,6 +17,7 @@ import { session } from './session'
 const pages: { to: string; label: Key & `nav.${string}`; icon: IconName; admin: boolean }[] = [
   { to: '/', label: 'nav.overview', icon: 'overview', admin: true },
   { to: '/peers', label: 'nav.peers', icon: 'peers', admin: true },
+  { to: '/exits', label: 'nav.exits', icon: 'exits', admin: true },
   { to: '/firewall', label: 'nav.firewall', icon: 'firewall', admin: true },
   { to: '/history', label: 'nav.history', icon: 'history', admin: true },
   { to: '/account', label: 'nav.account', icon: 'account', admin: false },

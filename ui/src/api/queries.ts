@@ -1,7 +1,7 @@
 import { MutationCache, QueryCache, QueryClient, queryOptions, infiniteQueryOptions } from '@tanstack/react-query'
 import { change, client, commitHeaders, read, readTagged, setCsrfToken, type CommitOptions } from './client'
 import { ApiError, hasCode } from './problem'
-import type { ExplainQuery, PeerCreated, PeerInput, Peer, PolicyResult, Preview } from './types'
+import type { Exit, ExitInput, ExitParsed, ExitTest, ExplainQuery, PeerCreated, PeerInput, Peer, PolicyResult, Preview } from './types'
 
 function sessionEnded(error: unknown): void {
   // Recovered is what a cell can only become by a restart: the session is of before, and the shell shows the alarm.
@@ -96,6 +96,35 @@ export const tokens = queryOptions({
   queryFn: async ({ signal }) => (await read(() => client.GET('/api/auth/tokens', { signal }))).items ?? [],
 })
 
+export const exits = queryOptions({
+  queryKey: ['exits'],
+  refetchInterval: 15_000,
+  queryFn: async ({ signal }) => (await read(() => client.GET('/api/connectivity/exits', { signal }))).items,
+})
+
+export const exit = (id: string) =>
+  queryOptions({
+    queryKey: ['exits', id],
+    refetchInterval: 10_000,
+    queryFn: ({ signal }) => readTagged(() => client.GET('/api/connectivity/exits/{id}', { params: { path: { id } }, signal })),
+  })
+
+export const chains = queryOptions({
+  queryKey: ['chains'],
+  queryFn: async ({ signal }) => (await read(() => client.GET('/api/connectivity/chains', { signal }))).items,
+})
+
+export const exitTypes = queryOptions({
+  queryKey: ['exit-types'],
+  staleTime: 60_000,
+  queryFn: async ({ signal }) => (await read(() => client.GET('/api/connectivity/types', { signal }))).items,
+})
+
+/** What a pasted configuration means; nothing is stored, here neither. */
+export const parseExit = (body: { type: ExitInput['type']; config: string }): Promise<ExitParsed> => read(() => client.POST('/api/connectivity/exits/parse', { body }))
+
+export const testExit = (id: string): Promise<ExitTest> => read(() => client.POST('/api/connectivity/exits/{id}/test', { body: {}, params: { path: { id } } }))
+
 /** The ETag goes with the policy tests, so the items stay in their envelope. */
 export const policy = queryOptions({
   queryKey: ['policy'],
@@ -151,6 +180,30 @@ export const removePeer = (name: string, o: CommitOptions) =>
 
 export const previewRemovePeer = (name: string) =>
   change<Preview>(() => client.DELETE('/api/peers/{name}', { params: { path: { name }, query: { dry_run: true } } }))
+
+export const addExit = (body: ExitInput, o: CommitOptions) =>
+  change<Exit>(() => client.POST('/api/connectivity/exits', { body, headers: commitHeaders(o) }))
+
+export const previewAddExit = (body: ExitInput) =>
+  change<Preview>(() => client.POST('/api/connectivity/exits', { body, params: { query: { dry_run: true } } }))
+
+export const updateExit = (id: string, body: { enabled: boolean }, o: CommitOptions) =>
+  change<Exit>(() => client.PUT('/api/connectivity/exits/{id}', { body, params: { path: { id } }, headers: commitHeaders(o) }))
+
+export const previewUpdateExit = (id: string, body: { enabled: boolean }) =>
+  change<Preview>(() => client.PUT('/api/connectivity/exits/{id}', { body, params: { path: { id }, query: { dry_run: true } } }))
+
+export const removeExit = (id: string, moveTo: string | undefined, o: CommitOptions) =>
+  change<undefined>(() => client.DELETE('/api/connectivity/exits/{id}', { params: { path: { id }, query: moveTo ? { move_to: moveTo } : {} }, headers: commitHeaders(o) }))
+
+export const previewRemoveExit = (id: string, moveTo: string | undefined) =>
+  change<Preview>(() => client.DELETE('/api/connectivity/exits/{id}', { params: { path: { id }, query: { dry_run: true, ...(moveTo ? { move_to: moveTo } : {}) } } }))
+
+export const acceptHostKey = (id: string, key: string, o: CommitOptions) =>
+  change<Exit>(() => client.POST('/api/connectivity/exits/{id}/host-key', { body: { key }, params: { path: { id } }, headers: commitHeaders(o) }))
+
+export const previewHostKey = (id: string, key: string) =>
+  change<Preview>(() => client.POST('/api/connectivity/exits/{id}/host-key', { body: { key }, params: { path: { id }, query: { dry_run: true } } }))
 
 export const putPolicy = (items: string[], o: CommitOptions) =>
   change<{ items: PolicyResult[] }>(() => client.PUT('/api/firewall/policy', { body: { items }, headers: commitHeaders(o) }))

@@ -13,6 +13,7 @@ export const peerSchema = z
     services: z.array(z.string()),
     expires: z.string(),
     enabled: z.boolean(),
+    exit: z.string(),
     preshared_key: z.boolean(),
     keepalive: z.string().check(
       z.trim(),
@@ -27,7 +28,7 @@ export const peerSchema = z
   )
 
 export type PeerValues = z.infer<typeof peerSchema>
-export const peerFields = ['name', 'public_key', 'trust', 'destinations', 'services', 'expires', 'enabled', 'preshared_key', 'keepalive', 'owner', 'note'] as const
+export const peerFields = ['name', 'public_key', 'trust', 'destinations', 'services', 'expires', 'enabled', 'exit', 'preshared_key', 'keepalive', 'owner', 'note'] as const
 
 export const newPeer: PeerValues = {
   name: '',
@@ -39,6 +40,7 @@ export const newPeer: PeerValues = {
   services: [],
   expires: '',
   enabled: true,
+  exit: 'direct',
   preshared_key: true,
   keepalive: '25',
   owner: '',
@@ -66,6 +68,7 @@ export function fromPeer(p: Peer): PeerValues {
     services: services.filter((s) => s !== '*'),
     expires: toLocalInput(p.expires),
     enabled: p.enabled,
+    exit: p.exit || 'direct',
     preshared_key: p.preshared_key,
     keepalive: String(p.keepalive),
     owner: p.owner,
@@ -83,11 +86,13 @@ export function toInput(v: PeerValues, publicKey: string, kept?: Peer): PeerInpu
     ...(v.grants === 'default' ? {} : { services: v.grants === 'all' ? ['*'] : v.services }),
     ...expiry(v.expires, kept),
     enabled: v.enabled,
+    // Two words for the same: the one that was there stays.
+    exit: v.exit === 'direct' && kept?.exit !== 'direct' ? '' : v.exit,
     preshared_key: v.preshared_key,
     keepalive: Number(v.keepalive),
     owner: v.owner,
     note: v.note,
-    ...(kept ? { exit: kept.exit, peers: kept.peers ?? [], lan: kept.lan ?? [] } : {}),
+    ...(kept ? { peers: kept.peers ?? [], lan: kept.lan ?? [] } : {}),
   }
 }
 

@@ -1,6 +1,6 @@
 import { useQuery } from '@tanstack/react-query'
 import { useFormContext, useWatch } from 'react-hook-form'
-import { services, users } from '../api/queries'
+import { chains, exits, services, users } from '../api/queries'
 import { useTranslation } from '../i18n'
 import type { PeerValues } from '../pages/peerForm'
 import { Check, Choices, SelectField, TextArea, TextField } from './Field'
@@ -44,6 +44,7 @@ export function PeerFields({ creating }: { creating: boolean }) {
         {...form.register('destinations')}
       />
       <Services creating={creating} />
+      <ExitOf />
       <TextField label={t('peer.field.expires')} type="datetime-local" optional hint={t('peer.field.expiresHint')} error={errors.expires?.message} className="max-w-64" {...form.register('expires')} />
       {!creating && <Check label={t('peer.field.enabled')} hint={t('peer.field.enabledHint')} {...form.register('enabled')} />}
       <details className="card px-5 py-3" open={Boolean(errors.keepalive ?? errors.note ?? errors.owner) || undefined}>
@@ -56,6 +57,28 @@ export function PeerFields({ creating }: { creating: boolean }) {
         </div>
       </details>
     </div>
+  )
+}
+
+/** The way out. One that is gone stays visible, or saving would change it unseen. */
+function ExitOf() {
+  const { t } = useTranslation()
+  const form = useFormContext<PeerValues>()
+  const exitList = useQuery(exits)
+  const chainList = useQuery(chains)
+  const chosen = useWatch({ control: form.control, name: 'exit' })
+  const known = [...(exitList.data ?? []), ...(chainList.data ?? [])]
+  return (
+    <SelectField label={t('peer.field.exit')} hint={t('peer.field.exitHint')} error={form.formState.errors.exit?.message} className="max-w-64" {...form.register('exit')}>
+      <option value="direct">{t('exit.direct')}</option>
+      {known.map((e) => (
+        <option key={e.id} value={e.id}>
+          {e.name || e.id}
+        </option>
+      ))}
+      {chosen !== 'direct' && chosen !== 'block' && !known.some((e) => e.id === chosen) && <option value={chosen}>{chosen}</option>}
+      <option value="block">{t('exit.block')}</option>
+    </SelectField>
   )
 }
 
