@@ -107,7 +107,7 @@ func FuzzAccept(f *testing.F) {
 		}
 		out := &mdns.Msg{Answer: answer, Ns: ns}
 		if _, err := out.Pack(); err != nil {
-			t.Skip() // what miekg/dns reads and can't write becomes SERVFAIL
+			return // what miekg/dns reads and can't write becomes SERVFAIL
 		}
 	})
 }

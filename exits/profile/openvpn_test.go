@@ -19,6 +19,7 @@ import (
 
 	"github.com/personal-internet-cell/pic/cell"
 	"github.com/personal-internet-cell/pic/exits/profile"
+	"github.com/personal-internet-cell/pic/internal/netnstest"
 )
 
 // pair makes a certificate that ends at a time, and its key.
@@ -100,10 +101,7 @@ func TestAnOvpnProfileIsUnderstood(t *testing.T) {
 // What openvpn does with the text is the judge: it reads the normalised
 // profile, up to where it would connect.
 func TestOpenvpnReadsTheNormalisedProfile(t *testing.T) {
-	openvpn, err := exec.LookPath("openvpn")
-	if err != nil {
-		t.Skip("SKIPPED: no openvpn")
-	}
+	netnstest.Need(t, "openvpn")
 	ca, _ := pair(t, now.Add(1e6*time.Hour))
 	cert, key := pair(t, now.Add(1e6*time.Hour))
 	d := parse(cell.ExitOpenVPN, ovpnHead+"comp-lzo no\nsetenv UV_ID \"a b\"\npull-filter ignore \"route-ipv6 x\"\ntls-auth [inline] 1\n"+block("ca", ca)+block("cert", cert)+block("key", key)+block("tls-auth", staticKey))
@@ -115,7 +113,7 @@ func TestOpenvpnReadsTheNormalisedProfile(t *testing.T) {
 		if err := os.WriteFile(file, []byte(text), 0o600); err != nil {
 			t.Fatal(err)
 		}
-		out, _ := exec.Command(openvpn, "--config", file, "--no-such-option").CombinedOutput()
+		out, _ := exec.Command("openvpn", "--config", file, "--no-such-option").CombinedOutput()
 		t.Logf("%s", out)
 		return strings.Contains(string(out), "no-such-option")
 	}

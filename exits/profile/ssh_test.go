@@ -13,6 +13,7 @@ import (
 
 	"github.com/personal-internet-cell/pic/cell"
 	"github.com/personal-internet-cell/pic/exits/profile"
+	"github.com/personal-internet-cell/pic/internal/netnstest"
 )
 
 func sshPaste(text, key, passphrase, password string) *cell.ExitDraft {
@@ -79,9 +80,7 @@ func TestSSHServersAreWrittenInManyWays(t *testing.T) {
 
 // Keys of each kind that ssh-keygen makes, in each form, log in.
 func TestSSHKeysAreRead(t *testing.T) {
-	if _, err := exec.LookPath("ssh-keygen"); err != nil {
-		t.Skip("SKIPPED: no ssh-keygen")
-	}
+	netnstest.Need(t, "ssh-keygen")
 	for _, kind := range [][]string{{"-t", "ed25519"}, {"-t", "ecdsa"}, {"-t", "rsa", "-b", "2048"}, {"-t", "rsa", "-b", "2048", "-m", "PEM"}, {"-t", "ecdsa", "-m", "PKCS8"}} {
 		key, public := keygen(t, append(kind, "-N", "")...)
 		for _, d := range []*cell.ExitDraft{

@@ -8,6 +8,7 @@ import (
 	"testing"
 
 	"github.com/personal-internet-cell/pic/cell"
+	"github.com/personal-internet-cell/pic/internal/netnstest"
 )
 
 // The key pair of the client is that of RFC 7748 §6.1 (Alice); the server's is Bob's.
@@ -151,11 +152,8 @@ func TestNoMessageRepeatsAKey(t *testing.T) {
 
 // The tools of WireGuard derive the same public key.
 func TestThePublicKeyIsWhatWgDerives(t *testing.T) {
-	wg, err := exec.LookPath("wg")
-	if err != nil {
-		t.Skip("SKIPPED: no wg")
-	}
-	cmd := exec.Command(wg, "pubkey")
+	netnstest.Need(t, "wg")
+	cmd := exec.Command("wg", "pubkey")
 	cmd.Stdin = strings.NewReader(alice)
 	out, err := cmd.Output()
 	if err != nil || strings.TrimSpace(string(out)) != alicePublic {
