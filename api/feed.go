@@ -47,22 +47,31 @@ func feed[T any](ctx context.Context, a *API, open func(context.Context) (first 
 		cancel()
 		return nil, err
 	}
-	var over <-chan struct{} // nil on the socket: never
-	if s := sessionOf(ctx); s != nil {
-		over = a.cfg.Sessions.Done(s.ID)
-	}
-	who := identityOf(ctx)
+	over, who := a.end(ctx), identityOf(ctx)
 	return &huma.StreamResponse{Body: func(hc huma.Context) {
 		defer cancel()
-		hc.SetHeader("Content-Type", "text/event-stream")
-		hc.SetHeader("Cache-Control", "no-store")
-		hc.SetHeader("X-Accel-Buffering", "no")
-		hc.SetStatus(http.StatusOK)
-		pump(hc.Context(), a, hc.BodyWriter(), first, in, render, over, who)
+		beginStream(hc)
+		pump(hc.Context(), a, hc.BodyWriter(), nil, first, in, render, over, who)
 	}}, nil
 }
 
-func pump[T any](ctx context.Context, a *API, w io.Writer, first []T, in <-chan T, render func(T) []frame, over <-chan struct{}, who auth.Identity) {
+// end is closed when the request's session is over; nil on the socket: never.
+func (a *API) end(ctx context.Context) <-chan struct{} {
+	if s := sessionOf(ctx); s != nil {
+		return a.cfg.Sessions.Done(s.ID)
+	}
+	return nil
+}
+
+func beginStream(hc huma.Context) {
+	hc.SetHeader("Content-Type", "text/event-stream")
+	hc.SetHeader("Cache-Control", "no-store")
+	hc.SetHeader("X-Accel-Buffering", "no")
+	hc.SetStatus(http.StatusOK)
+}
+
+// pump writes opening, then first, then what comes in, until the stream ends.
+func pump[T any](ctx context.Context, a *API, w io.Writer, opening []frame, first []T, in <-chan T, render func(T) []frame, over <-chan struct{}, who auth.Identity) {
 	// Not every writer has a deadline; then the server's own limits hold.
 	deadline := func(t time.Time) {
 		if rw, is := w.(http.ResponseWriter); is {
@@ -90,6 +99,11 @@ func pump[T any](ctx context.Context, a *API, w io.Writer, first []T, in <-chan 
 	}
 	if !send("retry: 2000\n: open\n\n") {
 		return
+	}
+	for _, f := range opening {
+		if !send(f.text()) {
+			return
+		}
 	}
 	for _, x := range first {
 		if !each(x) {

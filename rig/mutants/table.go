@@ -303,8 +303,8 @@ func identityTable() []mutant {
 			old: `Reauth: true, Operation: op("POST", "/api/wireguard/keys"`, new: `Operation: op("POST", "/api/wireguard/keys"`,
 		},
 		{
-			guards: "streams end with their session", file: "api/events.go", test: "TestStreamsEndWithTheirSession",
-			old: `over = a.cfg.Sessions.Done(s.ID)`, new: `_ = s`,
+			guards: "streams end with their session", file: "api/feed.go", test: "TestStreamsEndWithTheirSession",
+			old: `return a.cfg.Sessions.Done(s.ID)`, new: `return nil`,
 		},
 		{
 			guards: "a login makes the old session worthless", file: "api/authn.go", test: "TestASessionIsNewWhenAPasswordWasEntered",
