@@ -142,6 +142,22 @@ func Veth(a *NS, ifA string, addrsA []string, b *NS, ifB string, addrsB []string
 	run(a.t, "ip", "link", "add", ifA, "netns", a.Name, "type", "veth", "peer", "name", ifB, "netns", b.Name)
 	a.up(ifA, addrsA)
 	b.up(ifB, addrsB)
+	a.carried(ifA)
+	b.carried(ifB)
+}
+
+// carried waits until the kernel has acted on the link's carrier. It does that
+// in a queue of its own, up to a second late on a busy machine, and loses what
+// is sent before.
+func (n *NS) carried(dev string) {
+	n.t.Helper()
+	Eventually(n.t, 10*time.Second, func() error {
+		out, err := n.Try("cat", "/sys/class/net/"+dev+"/operstate")
+		if err == nil && strings.TrimSpace(out) != "up" {
+			err = fmt.Errorf("%s is %s", dev, strings.TrimSpace(out))
+		}
+		return err
+	})
 }
 
 func (n *NS) up(dev string, addrs []string) {
