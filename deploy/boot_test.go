@@ -31,7 +31,7 @@ func binary(t *testing.T) string {
 // claims itself, settles, serves members of its group, and leaves its rules in
 // the kernel when it is stopped.
 func TestTheUnitBootsUnderSystemd(t *testing.T) {
-	netnstest.Need(t, "systemd-nspawn", "unshare", "setpriv", "nft")
+	netnstest.Need(t, "systemd-nspawn", "unshare", "setpriv", "nft", "tor")
 	box, outside := netnstest.New(t, "box"), netnstest.New(t, "out")
 	netnstest.Veth(box, "eth0", []string{"192.168.60.2/24"}, outside, "eth0", []string{"192.168.60.1/24"})
 	box.Exec("ip", "route", "add", "default", "via", "192.168.60.1")
@@ -61,7 +61,10 @@ func TestTheUnitBootsUnderSystemd(t *testing.T) {
 	for _, c := range []struct{ file, want string }{
 		{"active", "active"},
 		{"restarts", "0"},
-		{"caps", "0000000000001400"}, // NET_ADMIN and NET_BIND_SERVICE; SYS_TIME is nobody's in the container
+		{"caps", "00000000000014e1"}, // CHOWN, KILL, SETGID, SETUID, NET_BIND_SERVICE, NET_ADMIN; SYS_TIME is nobody's in the container
+		{"tor_user", "debian-tor"},
+		{"tor_caps", strings.TrimSpace(strings.Repeat("0000000000000000\n", 4))},
+		{"tor_data", "debian-tor 700"},
 		{"nonewprivs", "1"},
 		{"forward", "1"},
 	} {

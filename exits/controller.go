@@ -38,9 +38,10 @@ type Config struct {
 	Probes []netip.AddrPort
 	// Address gives a link that a program of ours opened these addresses.
 	Address func(link string, mtu int, addresses []netip.Prefix) error
-	// RuntimeDir and StateDir are for the configurations and the data of
-	// supervised programs.
-	RuntimeDir, StateDir string
+	// RuntimeDir and DataDir are for the sockets and the data of supervised
+	// programs. They run as users of their own only where others may pass
+	// through both.
+	RuntimeDir, DataDir string
 	// StopChildren ends supervised programs with the cell.
 	StopChildren bool
 	// Now is the clock of schedules; nil: time.Now.

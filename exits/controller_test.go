@@ -268,7 +268,7 @@ func TestBlockedForAReasonThatAPersonCanMend(t *testing.T) {
 			{ID: "vpn", Type: cell.ExitOpenVPN, Enabled: true, OpenVPN: &cell.OpenVPNExit{Profile: "p"}},
 			proxyExit("wrong", 4),
 		}
-		get(&w.mu, w.children, "onion").set(exits.ChildStatus{State: cell.ExitBlocked, Missing: true})
+		get(&w.mu, w.children, "onion").set(exits.ChildStatus{State: cell.ExitBlocked, Missing: true, Reason: "tor does not know its relays: run apt install tor-geoipdb"})
 		get(&w.mu, w.children, "vpn").set(exits.ChildStatus{State: cell.ExitConnecting, Reason: "waiting for the server"})
 		w.upstream("wrong").set(func(u *fakeUpstream) { u.err = &exits.Problem{Code: exits.CodeAuth, Text: "wrong password"} })
 		w.apply()
@@ -280,7 +280,7 @@ func TestBlockedForAReasonThatAPersonCanMend(t *testing.T) {
 				t.Errorf("%s: notice %v, reason %q", id, n, st.Reason)
 			}
 		}
-		if n := w.notice(exits.CodeMissing, "onion"); n == nil || !strings.Contains(n.Text, "apt install tor") {
+		if n := w.notice(exits.CodeMissing, "onion"); n == nil || !strings.Contains(n.Text, "apt install tor-geoipdb") {
 			t.Errorf("notice %v", n)
 		}
 		w.want("off", cell.ExitDisabled)

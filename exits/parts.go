@@ -43,7 +43,7 @@ type ChildStatus struct {
 	Address4, Address6 netip.Addr
 	// DNS are resolvers that the server told us of, or that the program is.
 	DNS     []netip.AddrPort
-	Missing bool // the program is not installed
+	Missing bool // a program or a file of one is not installed; Reason has the command that does
 	Auth    bool // the server refused the credentials
 }
 

@@ -13,6 +13,7 @@ import (
 	"github.com/personal-internet-cell/pic/exits/child"
 	"github.com/personal-internet-cell/pic/exits/dialer"
 	"github.com/personal-internet-cell/pic/exits/relay"
+	"github.com/personal-internet-cell/pic/internal/cgroup"
 )
 
 // realParts are the parts of the cell itself.
@@ -38,19 +39,20 @@ func realParts(c *Config) *Parts {
 	p.Socks = func(e *Exit, allow func(netip.Addr) bool, dial func(context.Context, string, string) (net.Conn, error)) Socks {
 		return socksServer{relay.NewSOCKS(&relay.SOCKSConfig{ID: e.ID, Listen: e.Socks, Allow: allow, Dial: dial, Log: log(e)})}
 	}
-	dir := filepath.Join(c.RuntimeDir, "exits")
+	dir, groups := filepath.Join(c.RuntimeDir, "exits"), cgroup.New()
 	if c.Address != nil {
 		p.OpenVPN = func(e *Exit, password, profile cell.Secret, changed func(), keep func() bool) Child {
 			return program{child.NewOpenVPN(&child.OpenVPNConfig{
 				ID: e.ID, Link: e.Link, Profile: profile, Username: e.OpenVPN.Username, Password: password, RuntimeDir: dir,
-				Configure: c.Address, Keep: keep, Changed: changed, Log: log(e),
+				Configure: c.Address, Keep: keep, Groups: groups, Changed: changed, Log: c.Log,
 			})}
 		}
 	}
 	p.Tor = func(e *Exit, changed func()) (Child, Upstream) {
 		t := child.NewTor(&child.TorConfig{
 			ID: e.ID, Countries: e.Tor.Countries, Bridges: e.Tor.Bridges,
-			RuntimeDir: filepath.Join(c.RuntimeDir, "tor"), DataDir: filepath.Join(c.StateDir, "tor", e.ID), Changed: changed, Log: log(e),
+			RuntimeDir: filepath.Join(c.RuntimeDir, "tor"), DataDir: filepath.Join(c.DataDir, "tor", e.ID),
+			Groups: groups, Changed: changed, Log: c.Log,
 		})
 		return program{t}, judged{dialer.NewProxy(&dialer.ProxyConfig{Protocol: cell.ProxySOCKS5, Host: "localhost", Port: 9050, Base: unixSocket(t.SOCKSAddr()), Log: log(e)})}
 	}

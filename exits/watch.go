@@ -123,7 +123,7 @@ func (w *worker) examine(ctx context.Context) (latency time.Duration, err error)
 	}
 	e := w.exit.Load()
 	if w.child != nil {
-		if err := childProblem(e, w.child.Status()); err != nil {
+		if err := childProblem(w.child.Status()); err != nil {
 			return 0, err
 		}
 	}
@@ -147,10 +147,10 @@ func (w *worker) examine(ctx context.Context) (latency time.Duration, err error)
 }
 
 // childProblem is what a supervised program says of itself; nil: it is up.
-func childProblem(e *Exit, st ChildStatus) error {
+func childProblem(st ChildStatus) error {
 	switch {
 	case st.Missing:
-		return &Problem{Code: CodeMissing, Text: missing(e.Type)}
+		return &Problem{Code: CodeMissing, Text: st.Reason}
 	case st.Auth:
 		return &Problem{Code: CodeAuth, Text: st.Reason}
 	case st.State.Carrying():
@@ -163,14 +163,6 @@ func childProblem(e *Exit, st ChildStatus) error {
 		reason = "its program is connecting"
 	}
 	return &errWaiting{reason}
-}
-
-// missing is what to do where the program of a type is not installed.
-func missing(t cell.ExitType) string {
-	if t == cell.ExitTor {
-		return "tor is not installed: apt install tor obfs4proxy"
-	}
-	return "openvpn is not installed: apt install openvpn"
 }
 
 // silence says more than that a probe failed, where WireGuard knows more.

@@ -18,6 +18,7 @@ import (
 )
 
 func TestMain(m *testing.M) {
+	playRole()
 	labtest.Main()
 	os.Exit(m.Run())
 }

@@ -7,6 +7,8 @@ import (
 	"io/fs"
 	"maps"
 	"net/netip"
+	"os"
+	"path/filepath"
 	"slices"
 	"strconv"
 	"strings"
@@ -33,12 +35,22 @@ func (h *house) newExits() *exits.Controller {
 		Address: func(link string, mtu int, addresses []netip.Prefix) error {
 			return tunnel.Address(h.log, link, mtu, addresses)
 		},
-		RuntimeDir: h.flags.runtime, StateDir: h.flags.state, StopChildren: h.flags.stopChildren, Log: h.log,
+		RuntimeDir: h.flags.runtime, DataDir: programData(h.flags.state), StopChildren: h.flags.stopChildren, Log: h.log,
 	}
 	if h.flags.echo != "" {
 		c.Echo = []string{h.flags.echo}
 	}
 	return exits.New(c)
+}
+
+// programData is where programs that the cell starts keep what they may lose:
+// the unit's cache folder, which their own users can reach, or else a part of the
+// state folder, where they run as the cell does.
+func programData(state string) string {
+	if dir := os.Getenv("CACHE_DIRECTORY"); filepath.IsAbs(dir) { // systemd.exec(5), CacheDirectory=
+		return dir
+	}
+	return state
 }
 
 // dialExit is dns.Config.Dial.

@@ -14,6 +14,20 @@ say forward cat /proc/sys/net/ipv4/ip_forward
 say status pic status --json
 say member setpriv --reuid=nobody --regid=pic-admin --clear-groups pic api GET /api/revision
 say stranger setpriv --reuid=nobody --regid=nogroup --clear-groups pic api GET /api/revision
+say exit pic exit add tor --name onion
+tor= n=0
+while [ -z "$tor" ] && [ $n -lt 100 ]; do
+	for p in /proc/[0-9]*; do
+		read -r name <"$p/comm" && [ "$name" = tor ] && tor=$p
+	done 2>/dev/null
+	n=$((n + 1))
+	sleep 0.2
+done
+say tor_user stat -c %U "$tor"
+say tor_caps sed -n 's/^Cap\(Eff\|Prm\|Inh\|Amb\):[^0-9a-f]*//p' "$tor/status"
+say tor_group cat "$tor/cgroup"
+say pic_group cat "/proc/$pid/cgroup"
+say tor_data stat -c '%U %a' /var/cache/pic/tor/*
 say link ip link show pic0
 say before nft list tables
 began=$(date +%s%N)

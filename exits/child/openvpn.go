@@ -18,6 +18,7 @@ import (
 
 	"github.com/personal-internet-cell/pic/cell"
 	"github.com/personal-internet-cell/pic/internal/atomicfile"
+	"github.com/personal-internet-cell/pic/internal/cgroup"
 )
 
 // OpenVPNConfig is what an [OpenVPN] is made of.
@@ -42,6 +43,8 @@ type OpenVPNConfig struct {
 	// Keep is asked when Run's context ends: true leaves openvpn running, for the
 	// next Run with the same configuration, also of another process. nil: false.
 	Keep func() bool
+	// Groups give openvpn limits of its own; nil: it has those of this process.
+	Groups *cgroup.Tree
 	// Changed is called after Status changed; may be nil.
 	Changed func()
 	Log     *slog.Logger
@@ -80,6 +83,9 @@ func memoryOf(dir, link string) string { return filepath.Join(dir, closed, link+
 func private(dir, name string) error {
 	if err := os.MkdirAll(dir, 0o711); err != nil {
 		return fmt.Errorf("making the runtime directory: %w", err)
+	}
+	if err := os.Chmod(dir, 0o711); err != nil { // also with another umask
+		return fmt.Errorf("opening the runtime directory: %w", err)
 	}
 	p := filepath.Join(dir, name)
 	if err := os.Mkdir(p, 0o700); err != nil && !errors.Is(err, os.ErrExist) {
@@ -239,7 +245,10 @@ next:
 
 // start starts openvpn and connects to it.
 func (s *session) start(ctx context.Context, path string, args []string) (net.Conn, error) {
-	p, err := start(&command{path: path, args: args, stdin: s.o.cfg.Profile.Reveal(), log: s.o.log, line: s.early})
+	p, err := start(&command{
+		path: path, args: args, stdin: s.o.cfg.Profile.Reveal(), log: s.o.log, line: s.early,
+		groups: s.o.cfg.Groups, group: "openvpn-" + s.o.cfg.ID, limits: cgroup.Limits{Memory: 128 << 20, Tasks: 16},
+	})
 	if err != nil {
 		return nil, err
 	}

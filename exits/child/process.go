@@ -19,6 +19,7 @@ import (
 
 	"golang.org/x/sys/unix"
 
+	"github.com/personal-internet-cell/pic/internal/cgroup"
 	"github.com/personal-internet-cell/pic/internal/lifecycle"
 )
 
@@ -40,7 +41,11 @@ type command struct {
 	as *account
 	// with: the kernel ends the program with this process.
 	with bool
-	log  *slog.Logger
+	// group is the control group it gets, of groups; nil: none of its own.
+	groups *cgroup.Tree
+	group  string
+	limits cgroup.Limits
+	log    *slog.Logger
 	// line is called for each line it prints, from one goroutine.
 	line func(string)
 }
@@ -99,8 +104,10 @@ func start(c *command) (*process, error) {
 		started <- err
 		if err == nil {
 			limit(p.cmd.Process.Pid)
+			c.confine(p.cmd.Process.Pid)
 			read(r, c, p)
 			p.err = p.cmd.Wait()
+			c.release()
 		}
 		_ = r.Close()
 		close(p.done)
@@ -135,6 +142,26 @@ func limit(pid int) {
 	_ = os.WriteFile("/proc/"+strconv.Itoa(pid)+"/oom_score_adj", []byte("500"), 0o600)
 	for resource, n := range map[int]uint64{unix.RLIMIT_CORE: 0, unix.RLIMIT_NOFILE: 4096} {
 		_ = unix.Prlimit(pid, resource, &unix.Rlimit{Cur: n, Max: n}, nil)
+	}
+}
+
+// confine puts the program into a control group. Without one it runs within the
+// limits of the cell.
+func (c *command) confine(pid int) {
+	if c.groups == nil {
+		return
+	}
+	if err := c.groups.Add(c.group, pid, c.limits); err != nil && !errors.Is(err, cgroup.ErrNotDelegated) {
+		c.log.Warn("a program has no limits of its own", "program", filepath.Base(c.path), "error", err)
+	}
+}
+
+func (c *command) release() {
+	if c.groups == nil {
+		return
+	}
+	if err := c.groups.Remove(c.group); err != nil {
+		c.log.Warn("a program's limits were left behind", "program", filepath.Base(c.path), "error", err)
 	}
 }
 

@@ -14,6 +14,7 @@ import (
 	"time"
 
 	"github.com/personal-internet-cell/pic/cell"
+	"github.com/personal-internet-cell/pic/internal/cgroup"
 )
 
 // TorConfig is what a [Tor] is made of.
@@ -29,6 +30,8 @@ type TorConfig struct {
 	RuntimeDir, DataDir string
 	// Program is tor's path; "" looks for it.
 	Program string
+	// Groups give tor limits of its own; nil: it has those of this process.
+	Groups *cgroup.Tree
 	// Extra are lines of torrc that tests need.
 	Extra []string
 	// Changed is called after Status changed; may be nil.
@@ -91,6 +94,7 @@ func (t *Tor) once(ctx context.Context) error {
 	p, err := start(&command{
 		path: path, args: []string{"-f", "-", "--defaults-torrc", "/dev/null"}, stdin: text,
 		as: t.as, with: true, log: t.log, line: t.logged,
+		groups: t.cfg.Groups, group: "tor-" + t.cfg.ID, limits: cgroup.Limits{Memory: 512 << 20, Tasks: 64},
 	})
 	if err != nil {
 		return err
@@ -109,7 +113,14 @@ func (t *Tor) folders() error {
 	if err := private(t.cfg.RuntimeDir, t.cfg.ID); err != nil {
 		return err
 	}
-	if err := os.MkdirAll(t.cfg.DataDir, 0o700); err != nil {
+	// The one above may be passed through, for tor's user.
+	if err := os.MkdirAll(filepath.Dir(t.cfg.DataDir), 0o711); err != nil {
+		return fmt.Errorf("making tor's data directory: %w", err)
+	}
+	if err := os.Chmod(filepath.Dir(t.cfg.DataDir), 0o711); err != nil { // also with another umask
+		return fmt.Errorf("making tor's data directory: %w", err)
+	}
+	if err := os.Mkdir(t.cfg.DataDir, 0o700); err != nil && !errors.Is(err, os.ErrExist) {
 		return fmt.Errorf("making tor's data directory: %w", err)
 	}
 	t.as = lookup("debian-tor")

@@ -73,7 +73,6 @@ func (c *torrc) text() (string, error) {
 	// Names, for A, AAAA and PTR; tor can't listen for these on a file.
 	line("DNSPort 127.0.0.1:auto")
 	// What peers open, they open by address: they asked for the name before.
-	line("WarnUnsafeSocks 0")
 	line("ClientOnly 1")
 	line("ClientUseIPv6 1")
 	line("AvoidDiskWrites 1")
